@@ -1,0 +1,1 @@
+"""Benchmarks: each writes JSON under `results/`, beside its control in the same run."""

@@ -1,0 +1,109 @@
+"""The one contract between whoever runs steps and whoever decides which: plain data, no behaviour."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OperatingPoint:
+    """One way to answer: width in (0, 1], depth from 1 (the first exit), precision of the compiled graph."""
+
+    width: float
+    depth: int
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Step:
+    """Running stages `first` … `depth` in one go, ending at exit `depth`.
+
+    `first` is 0 for a request that has run nothing yet (the stem, stage 0, is then part of the step) and d + 1 for
+    one that stands at exit d. Exits between `first` and `depth` are not computed.
+    """
+
+    first: int
+    depth: int
+    width: float
+    precision: str = "fp32"
+
+    @property
+    def point(self) -> OperatingPoint:
+        """The operating point that this step's exit answers at."""
+        return OperatingPoint(self.width, self.depth, self.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one request allows. `latency_ms` counts from its arrival, infinity means no deadline."""
+
+    latency_ms: float = float("inf")
+    energy_mj: float | None = None
+    min_accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one exit said about one input.
+
+    `scores`: (classes,) calibrated probabilities (softmax at the exit's temperature); `confidence`: their maximum;
+    `accuracy`: the exit's held-out accuracy, in [0, 1].
+    """
+
+    point: OperatingPoint
+    scores: FloatArray
+    confidence: float
+    accuracy: float
+
+
+@dataclass(slots=True)
+class Situation:
+    """Everything a policy may look at when it decides about one request (or a group that moves together).
+
+    Args:
+        slack_ms: deadline minus now; negative once the deadline is past, infinity without one.
+        budget: what the request allowed when it arrived.
+        evidence: exits reached so far, oldest first; empty before the first.
+        steps: what can run now, in a fixed order; empty at the end of the network.
+        finish_ms: (steps, levels) time from now until that step's exit is reached, one column a quantile level.
+        levels: (levels,) the quantile levels of `finish_ms`, ascending, in (0, 1).
+        accuracy: (steps,) accuracy expected at that step's exit, in [0, 1].
+        queue_length: other requests waiting on the same device.
+        load: share of the device that others use, in [0, 1]; None where it isn't known.
+        energy_mj: (steps,) energy expected until that step's exit; None where it isn't known.
+    """
+
+    slack_ms: float
+    budget: Budget
+    evidence: tuple[Evidence, ...]
+    steps: tuple[Step, ...]
+    finish_ms: FloatArray
+    levels: tuple[float, ...]
+    accuracy: FloatArray
+    queue_length: int = 0
+    load: float | None = None
+    energy_mj: FloatArray | None = field(default=None)
+
+
+class Stop(StrEnum):
+    """Why a request ends with the best answer so far; the value is what the answer's `stopped_by` says."""
+
+    FINAL = "final"  # nothing deeper is left at this width
+    TARGET = "target"  # the policy has what it wanted: nothing still reachable is expected to be better
+    CONFIDENCE = "confidence"  # this exit is sure enough
+    DEADLINE = "deadline"  # no further exit is expected in time
+
+
+class Policy(Protocol):
+    """Decides the next step or to stop; the same object runs embedded, in the server and in the simulator.
+
+    `next` returns one of `situation.steps`, or the reason to stop with the best answer so far. Before the first exit
+    there is no answer to stop with, so it must return a step. Pure: same situation, same choice; about 20 µs.
+    """
+
+    def next(self, situation: Situation) -> Step | Stop: ...

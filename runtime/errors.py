@@ -1,0 +1,13 @@
+"""Errors that a caller may want to catch; anything else is a plain ValueError or TypeError."""
+
+
+class StrettoError(Exception):
+    """Base of the project's own errors."""
+
+
+class BundleError(StrettoError):
+    """A bundle can't be read or isn't what its manifest says; names the file, the member and what was expected."""
+
+
+class InputError(StrettoError, ValueError):
+    """A request's input doesn't fit the bundle's input specification; the session stays usable."""

@@ -1,0 +1,1 @@
+"""Ordinary torch classifiers with nothing special in them, by name."""
