@@ -1,0 +1,229 @@
+"""What a bundle's `manifest.json` says, as plain data, and its strict form in JSON."""
+
+import json
+import math
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+FORMAT = 1
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A float32 tensor between graphs; `shape` is without the batch axis."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What the network takes.
+
+    `shape`: without the batch axis, channels first; `scale`: from pixel to number; `mean`, `std`: one per channel, in
+    numbers, or both empty.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(pixels * scale - mean) / std of one uint8 sample, `shape`, or a batch, (samples, *shape).
+
+        Raises:
+            InputError: another dtype or shape.
+        """
+        if pixels.dtype != np.uint8 or pixels.shape[-len(self.shape) :] != self.shape or not self._fits(pixels.ndim):
+            found = f"{pixels.dtype} {pixels.shape}"
+            raise InputError(f"pixels are {found}; give uint8 {self.shape}, or (samples, *{self.shape}) for a batch")
+        numbers = pixels.astype(np.float32) * np.float32(self.scale)
+        if self.mean:
+            per_channel = (-1, *(1,) * (len(self.shape) - 1))
+            numbers -= np.reshape(np.float32(self.mean), per_channel)
+            numbers /= np.reshape(np.float32(self.std), per_channel)
+        return numbers
+
+    def _fits(self, axes: int) -> bool:
+        return axes - len(self.shape) in (0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PointRecord:
+    """What is known of one operating point.
+
+    `accuracy`: held-out, in [0, 1]; `macs`, `params`: from the stem to this exit; `temperature`: divides the logits
+    before the softmax, 1.0 where it wasn't calibrated.
+    """
+
+    width: float
+    depth: int
+    precision: str
+    accuracy: float
+    macs: int
+    params: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """How an initialiser is made of a shared tensor: cut, scaled, transposed, as float32.
+
+    Args:
+        tensor: key in the weights.
+        slices: per axis of that tensor, None for all of it, or the [start, stop) ranges kept, in this order.
+        perm: order of the axes, applied last; None leaves them.
+        scale: key of a vector in the weights that multiplies the cut tensor along `scale_axis`; None for none.
+        scale_axis: axis of the cut tensor, before `perm`.
+    """
+
+    tensor: str
+    slices: tuple[tuple[tuple[int, int], ...] | None, ...]
+    perm: tuple[int, ...] | None = None
+    scale: str | None = None
+    scale_axis: int = 0
+
+    def array(self, weights: Arrays) -> NDArray[np.float32]:
+        """The initialiser, contiguous; shares the weights' memory where it is all of a float32 tensor."""
+        kept = weights[self.tensor]
+        for axis, ranges in enumerate(self.slices):
+            if ranges is not None:
+                kept = _keep(kept, axis, ranges)
+        kept = kept.astype(np.float32, copy=False)
+        if self.scale is not None:
+            shape = [1] * kept.ndim
+            shape[self.scale_axis] = -1
+            kept = kept * weights[self.scale].astype(np.float32, copy=False).reshape(shape)
+        return np.ascontiguousarray(kept if self.perm is None else kept.transpose(self.perm)).reshape(self._rank(kept))
+
+    def _rank(self, kept: NDArray[Any]) -> tuple[int, ...]:
+        # ascontiguousarray turns a scalar into one axis of one element; a scalar initialiser must stay a scalar
+        return tuple(kept.shape[axis] for axis in (self.perm if self.perm is not None else range(kept.ndim)))
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """One part of one stage at one width: the graph in `member`, what flows through it, where its weights come from.
+
+    The stem is stage 0 with width None; the last stage has a head only.
+    """
+
+    stage: int
+    width: float | None
+    precision: str
+    part: Literal["body", "head"]
+    member: str
+    input: TensorSpec
+    output: TensorSpec
+    bindings: dict[str, Binding]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a file inside the bundle must be: SHA-256 in hexadecimal, size in bytes once inflated."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything about a bundle but its graphs and weights. `widths` ascend; depths run from 1 to `depths`."""
+
+    network: str
+    classes: tuple[str, ...]
+    input: InputSpec
+    widths: tuple[float, ...]
+    depths: int
+    precisions: tuple[str, ...]
+    ir_version: int
+    opset: int
+    points: tuple[PointRecord, ...]
+    fragments: tuple[Fragment, ...]
+    provenance: dict[str, Any]
+    members: dict[str, Member]
+    format: int = FORMAT
+
+    def to_json(self) -> bytes:
+        """Compact UTF-8; the same manifest gives the same bytes."""
+        return json.dumps(_plain(self), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> "Manifest":
+        """Reads it back.
+
+        Raises:
+            ValueError: not JSON, a key too many or missing, or a value of another type; the message says where.
+        """
+        try:
+            value = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        found = value.get("format") if isinstance(value, dict) else None
+        if isinstance(found, int) and found != FORMAT:
+            raise ValueError(f"format is {found}, this version of stretto reads {FORMAT}")
+        return _typed(cls, value, "")
+
+
+def _keep(array: NDArray[Any], axis: int, ranges: tuple[tuple[int, int], ...]) -> NDArray[Any]:
+    parts = [array[(slice(None),) * axis + (slice(start, stop),)] for start, stop in ranges]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} isn't JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {max(names, key=names.count)!r} twice")
+    return found
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """`value`, read from JSON, as the type that `hint` says; `where` is the path to it."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any or (origin is Literal and value in args) or (hint is NoneType and value is None):
+        return value
+    if origin is UnionType:
+        return None if value is None else _typed(args[0], value, where)
+    if is_dataclass(hint) and isinstance(value, dict):
+        return _record(hint, value, where)
+    if origin is dict and isinstance(value, dict):
+        return {key: _typed(args[1], inner, f"{where}[{key!r}]") for key, inner in value.items()}
+    if origin is tuple and isinstance(value, list) and (args[-1] is ... or len(args) == len(value)):
+        hints = [args[0]] * len(value) if args[-1] is ... else args
+        return tuple(_typed(hints[n], inner, f"{where}[{n}]") for n, inner in enumerate(value))
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint in (int, str) and type(value) is hint:
+        return value
+    raise ValueError(f"{where or 'the whole'} is {json.dumps(value)[:60]}, expected {getattr(hint, '__name__', hint)}")
+
+
+def _record(cls: Any, value: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(cls)
+    names = [field.name for field in fields(cls)]
+    for problem, keys in (("unknown", value.keys() - set(names)), ("missing", set(names) - value.keys())):
+        if keys:
+            raise ValueError(f"{problem} key {', '.join(sorted(keys))!r} in {where or 'the whole'}; it has {names}")
+    return cls(**{name: _typed(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in names})
