@@ -1,0 +1,44 @@
+"""When is an exit sure enough? Calibrated scores, and the rule that stops on them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .situation import Evidence, FloatArray
+
+
+def calibrated_scores(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
+    """Softmax of `logits` (…, classes) at a temperature > 0: probabilities, same shape and dtype, summing to 1.
+
+    Reference: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    scores = logits - logits.max(axis=-1, keepdims=True)  # the largest becomes 0, so that exp can't overflow
+    if temperature != 1.0:
+        scores /= temperature
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRule:
+    """Sure enough once the latest exit's highest calibrated probability reaches `threshold`, in (0, 1].
+
+    A policy only ever calls `is_sure` with all evidence so far, so a rule on the margin, the entropy or on several
+    exits that agree is another class with that method and changes nothing else.
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"confidence threshold is {self.threshold}; give a probability in (0, 1]")
+
+    def is_sure(self, evidence: tuple[Evidence, ...]) -> bool:
+        """Whether to stop here; never before the first exit."""
+        return bool(evidence) and evidence[-1].confidence >= self.threshold
+
+
+def as_rule(confidence: "float | ExitRule | None") -> ExitRule | None:
+    """A plain number is a threshold on the highest probability; a rule and None stay what they are."""
+    return confidence if confidence is None or isinstance(confidence, ExitRule) else ExitRule(confidence)

@@ -1,0 +1,78 @@
+"""What every policy promises, whatever it decides by. A new policy is one line in `POLICIES_UNDER_TEST`."""
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from hypothesis import given
+from stretto.policies import POLICIES, make_policy
+from stretto.policies.situation import OperatingPoint, Policy, Situation, Step, Stop
+
+from .situations import situations
+
+POLICIES_UNDER_TEST = [
+    make_policy("deadline"),
+    make_policy("deadline", level=0.5, confidence=0.8, margin_ms=1.0),
+    make_policy("fixed", point=OperatingPoint(1.0, 4)),
+    make_policy("fixed", point=OperatingPoint(0.5, 2), confidence=0.8),
+]
+every_policy = pytest.mark.parametrize("policy", POLICIES_UNDER_TEST, ids=repr)
+
+
+def test_every_named_policy_is_under_test():
+    tested = {type(policy).__name__.lower() for policy in POLICIES_UNDER_TEST}
+    assert tested == set(POLICIES)
+
+
+@every_policy
+@given(situation=situations())
+def test_choice_is_an_offered_step_or_a_reason_to_stop(policy: Policy, situation: Situation):
+    choice = policy.next(situation)
+    assert isinstance(choice, Stop) or choice in situation.steps
+
+
+@every_policy
+@given(situation=situations())
+def test_nothing_stops_before_the_first_exit(policy: Policy, situation: Situation):
+    if not situation.evidence:
+        assert isinstance(policy.next(situation), Step)
+
+
+@every_policy
+@given(situation=situations())
+def test_end_of_the_network_is_final(policy: Policy, situation: Situation):
+    if not situation.steps:
+        assert policy.next(situation) is Stop.FINAL
+
+
+@every_policy
+@given(situation=situations())
+def test_same_situation_gives_same_choice(policy: Policy, situation: Situation):
+    assert policy.next(situation) == policy.next(situation)
+
+
+@every_policy
+def test_policies_are_frozen(policy: Policy):
+    with pytest.raises(FrozenInstanceError):
+        setattr(policy, fields(policy)[0].name, None)
+
+
+def test_unknown_policy_is_refused_with_the_names_there_are():
+    with pytest.raises(ValueError, match=r"no policy 'fastest'; name one of deadline, fixed"):
+        make_policy("fastest")
+
+
+def test_unknown_parameter_is_refused_with_the_names_there_are():
+    with pytest.raises(
+        ValueError, match=r"'deadline' has no parameter 'quantile'; it has level, confidence, margin_ms"
+    ):
+        make_policy("deadline", quantile=0.9)
+
+
+def test_importing_every_policy_leaves_engines_and_torch_unimported():
+    modules = [f"stretto.policies{place.split(':')[0]}" for place in POLICIES.values()]
+    unwanted = "{'torch', 'onnxruntime', 'stretto.runtime'}"
+    code = f"import {', '.join(modules)}, sys; print(sorted({unwanted} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
