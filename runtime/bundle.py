@@ -83,7 +83,9 @@ class Bundle:
             weights = _load_weights(contents.pop(WEIGHTS))
             verify(manifest, contents, weights)
         except _ZIP_ERRORS as error:
-            raise BundleError(f"{path}: {error or type(error).__name__}; get or export the bundle again") from error
+            raise BundleError(
+                f"{path}: {str(error) or type(error).__name__}; get or export the bundle again"
+            ) from error
         return cls(path, manifest, sha256, contents, weights)
 
     def point(self, width: float, depth: int, precision: str = "fp32") -> PointRecord:
@@ -139,26 +141,24 @@ class Bundle:
 
 def write_bundle(
     path: str | os.PathLike[str], manifest: Manifest, graphs: Mapping[str, bytes], weights: Mapping[str, NDArray[Any]]
-) -> Bundle:
+) -> None:
     """Verifies the parts, then writes them; fills in the manifest's `members`. Atomic: all of it, or no trace.
-
-    Returns the bundle as `Bundle.open` would.
 
     Raises:
         BundleError: the parts don't fit together; the message names the member.
     """
     path = Path(path)
-    arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
     try:
         verify(manifest, graphs, arrays)
-    except ValueError as error:
-        raise BundleError(f"{path}: {error}") from error
-    contents = {**graphs, WEIGHTS: safetensors.numpy.save(arrays)}
-    manifest = replace(manifest, members={name: _member(content) for name, content in contents.items()})
-    raw = manifest.to_json()
+        contents = {**graphs, WEIGHTS: safetensors.numpy.save(arrays)}
+        raw = replace(manifest, members={name: _member(content) for name, content in contents.items()}).to_json()
+        with _about(MANIFEST):
+            Manifest.from_json(raw)
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{path}: {error}; nothing was written") from error
     with _replacing(path) as temporary:
         _write_zip(temporary, raw, contents)
-    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), dict(graphs), arrays)
 
 
 def _write_zip(path: Path, manifest: bytes, contents: Mapping[str, bytes]) -> None:
@@ -232,17 +232,14 @@ def _read_members(
     if WEIGHTS not in expected:
         raise ValueError(f"member {MANIFEST!r}: it doesn't list {WEIGHTS!r}")
     for name in sorted((listed.keys() - {MANIFEST}) ^ expected.keys()):
-        raise ValueError(
-            f"member {name!r}: " + ("the manifest doesn't list it" if name in listed else "it isn't there")
-        )
+        problem = "the manifest doesn't list it" if name in listed else "it isn't there"
+        raise ValueError(f"member {name!r}: {problem}")
     for name, member in expected.items():
-        with _about(name):
-            if listed[name].file_size != member.size:
-                raise ValueError(f"it has {listed[name].file_size} bytes, the manifest says {member.size}")
+        if listed[name].file_size != member.size:
+            raise ValueError(f"member {name!r}: {listed[name].file_size} bytes, the manifest says {member.size}")
         content = _read(file, listed[name])
-        with _about(name):
-            if _member(content) != member:
-                raise ValueError(f"it is {_member(content)}, the manifest says {member}")
+        if (found := _member(content)) != member:
+            raise ValueError(f"member {name!r}: SHA-256 is {found.sha256}, the manifest says {member.sha256}")
         yield name, content
 
 
@@ -268,4 +265,4 @@ def _about(member: str) -> Iterator[None]:
     try:
         yield
     except _ZIP_ERRORS as error:
-        raise ValueError(f"member {member!r}: {error or type(error).__name__}") from error
+        raise ValueError(f"member {member!r}: {str(error) or type(error).__name__}") from error

@@ -43,18 +43,16 @@ class InputSpec:
         Raises:
             InputError: another dtype or shape.
         """
-        if pixels.dtype != np.uint8 or pixels.shape[-len(self.shape) :] != self.shape or not self._fits(pixels.ndim):
+        sample = pixels.shape[-len(self.shape) :] == self.shape and pixels.ndim - len(self.shape) in (0, 1)
+        if pixels.dtype != np.uint8 or not sample:
             found = f"{pixels.dtype} {pixels.shape}"
             raise InputError(f"pixels are {found}; give uint8 {self.shape}, or (samples, *{self.shape}) for a batch")
         numbers = pixels.astype(np.float32) * np.float32(self.scale)
         if self.mean:
             per_channel = (-1, *(1,) * (len(self.shape) - 1))
-            numbers -= np.reshape(np.float32(self.mean), per_channel)
-            numbers /= np.reshape(np.float32(self.std), per_channel)
+            numbers -= np.asarray(self.mean, np.float32).reshape(per_channel)
+            numbers /= np.asarray(self.std, np.float32).reshape(per_channel)
         return numbers
-
-    def _fits(self, axes: int) -> bool:
-        return axes - len(self.shape) in (0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +101,7 @@ class Binding:
             shape = [1] * kept.ndim
             shape[self.scale_axis] = -1
             kept = kept * weights[self.scale].astype(np.float32, copy=False).reshape(shape)
-        return np.ascontiguousarray(kept if self.perm is None else kept.transpose(self.perm)).reshape(self._rank(kept))
-
-    def _rank(self, kept: NDArray[Any]) -> tuple[int, ...]:
-        # ascontiguousarray turns a scalar into one axis of one element; a scalar initialiser must stay a scalar
-        return tuple(kept.shape[axis] for axis in (self.perm if self.perm is not None else range(kept.ndim)))
+        return np.asarray(kept if self.perm is None else kept.transpose(self.perm), order="C")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +211,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint in (int, str) and type(value) is hint:
         return value
-    raise ValueError(f"{where or 'the whole'} is {json.dumps(value)[:60]}, expected {getattr(hint, '__name__', hint)}")
+    expected = hint.__name__ if isinstance(hint, type) else str(hint).removeprefix("typing.")
+    raise ValueError(f"{where or 'the whole'} is {json.dumps(value)[:60]}, expected {expected}")
 
 
 def _record(cls: Any, value: dict[str, Any], where: str) -> Any:

@@ -101,6 +101,9 @@ def _same(what: str, expected: list, found: list) -> None:
 def _verify_chain(manifest: Manifest) -> None:
     by_key = {fragment_key(fragment): fragment for fragment in manifest.fragments}
     for fragment in manifest.fragments:
+        for spec in (fragment.input, fragment.output):
+            if not spec.name or any(not 0 < size < 2**31 for size in spec.shape):
+                raise ValueError(f"{_name(fragment)} has {spec}, expected a name and sizes from 1 to 2^31 - 1")
         if fragment.part == "head" and fragment.output.shape != (len(manifest.classes),):
             raise ValueError(f"{_name(fragment)} gives {fragment.output}, expected ({len(manifest.classes)},) classes")
         if fragment.stage == 0:

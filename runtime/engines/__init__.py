@@ -1,1 +1,53 @@
-"""Engines: how one step is run. A new engine is one file here and one line in `ENGINES`."""
+"""Engines run one step. A new one: a file here, a line in `ENGINES`, and the contract tests run on it."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...policies.situation import Step
+from ..bundle import Bundle
+
+# name → module:class, relative to here; a string, so that listing names imports nothing
+ENGINES = {"onnx": ".onnx:OnnxEngine"}
+
+
+class Engine(Protocol):
+    """Runs a bundle's steps. Safe to call from several threads.
+
+    `name`: its key in `ENGINES`; `threads`: that one step may use.
+    """
+
+    name: str
+    threads: int
+
+    def load(self, step: Step) -> None:
+        """Gets the step ready, so that its first run is as fast as the next; does nothing where it is."""
+
+    def run(self, step: Step, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Logits, (samples, classes), and the features that the next step takes, None at the final exit.
+
+        `x`: (samples, …), the network's input for a step from stage 0, else the features that the step before gave.
+        Loads the step where that wasn't done.
+        """
+
+    def close(self) -> None:
+        """Frees what the steps hold; what is running ends normally, later calls raise `RuntimeError`."""
+
+
+def make_engine(name: str, bundle: Bundle, threads: int = 1, providers: Sequence[str] | None = None) -> Engine:
+    """The engine of that name for a bundle.
+
+    Args:
+        threads: that one step may use.
+        providers: of the engine's own choice of devices, in order of preference; None for the processor.
+
+    Raises:
+        ValueError: no such engine, threads below 1, or a provider that isn't there; names what is.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"engine {name!r} isn't known; there are {', '.join(ENGINES)}")
+    module, cls = ENGINES[name].split(":")
+    return getattr(import_module(module, __package__), cls)(bundle, threads, providers)

@@ -1,0 +1,171 @@
+"""The contract of every engine, and what is particular to some."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from stretto.policies.situation import Step
+from stretto.runtime.bundle import Bundle
+from stretto.runtime.engines import ENGINES, make_engine
+from stretto.runtime.errors import BundleError
+
+from .toy import Toy, toy_bundle
+
+WIDTHS, DEPTHS = (0.5, 1.0), 3
+ENDS = [(first, depth) for depth in range(1, DEPTHS + 1) for first in range(depth + 1)]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Toy:
+    return toy_bundle(tmp_path_factory.mktemp("engines") / "toy.stretto", WIDTHS, DEPTHS, precisions=("fp32", "twin"))
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request, toy):
+    engine = make_engine(request.param, Bundle.open(toy.path))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=ENGINES)
+def name(request) -> str:
+    return request.param
+
+
+def close_to(found, expected) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.dtype == np.float32
+            assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("precision", ["fp32", "twin"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("first", "depth"), ENDS)
+def test_every_step_equals_the_reference(engine, toy, first, depth, width, precision, batch):
+    step, x = Step(first, depth, width, precision), toy.samples(batch)
+    close_to(engine.run(step, toy.before(x, step)), toy.answer(x, step))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("first", "depth"), [(0, 2), (0, 3), (1, 3), (2, 3)])
+def test_span_equals_the_chain_of_its_steps(name, toy, width, first, depth, threads):
+    engine = make_engine(name, Bundle.open(toy.path), threads)
+    x = toy.before(toy.samples(3), Step(first, depth, width))
+    span = engine.run(Step(first, depth, width), x)
+    start = first
+    for end in range(max(first, 1), depth + 1):
+        logits, x = engine.run(Step(start, end, width), x)
+        start = end + 1
+    close_to((logits, x), span)
+
+
+@pytest.mark.parametrize("depths", [1, 2])
+def test_shallow_network_equals_the_reference(name, tmp_path, depths):
+    toy = toy_bundle(tmp_path / "toy.stretto", depths=depths)
+    engine, x = make_engine(name, Bundle.open(toy.path)), toy.samples(2)
+    for step in toy.steps():
+        close_to(engine.run(step, toy.before(x, step)), toy.answer(x, step))
+
+
+def test_two_threads_at_two_widths_agree_with_serial_runs(engine, toy):
+    x = toy.samples(2)
+    work = [(step, toy.before(x, step)) for step in toy.steps() if step.first == 0] * 20
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda one: engine.run(*one), work))
+    for found, one in zip(together, work, strict=True):
+        close_to(found, engine.run(*one))
+
+
+def test_loading_twice_from_two_threads_builds_a_step_once(name, toy):
+    bundle, asked = Bundle.open(toy.path), []
+    original = bundle.model
+    bundle.model = lambda step: asked.append(step) or original(step)
+    engine, step = make_engine(name, bundle), Step(0, 1, 1.0)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(engine.load, [step] * 16))
+    engine.run(step, toy.samples(1))
+    assert asked == [step]
+
+
+def test_steps_are_loaded_when_first_used(name, toy):
+    bundle, asked = Bundle.open(toy.path), []
+    original = bundle.model
+    bundle.model = lambda step: asked.append(step) or original(step)
+    engine = make_engine(name, bundle)
+    assert asked == []
+    engine.run(Step(0, 3, 0.5), toy.samples(1))
+    assert asked == [Step(0, 3, 0.5)]
+
+
+def test_weights_may_change_once_a_step_is_loaded(name, toy):
+    bundle, given = Bundle.open(toy.path), []
+    original = bundle.model
+
+    def copied(step):
+        model = original(step)
+        given.append({name: array.copy() for name, array in model.initializers.items()})
+        return replace(model, initializers=given[-1])
+
+    bundle.model = copied
+    engine, x = make_engine(name, bundle), toy.samples(2)
+    for step in toy.steps():
+        engine.load(step)
+    for array in (array for arrays in given for array in arrays.values()):
+        array.fill(np.nan)
+    for step in toy.steps():
+        close_to(engine.run(step, toy.before(x, step)), toy.answer(x, step))
+
+
+def test_closed_engine_says_so(name, toy):
+    engine, step = make_engine(name, Bundle.open(toy.path)), Step(0, 1, 1.0)
+    engine.run(step, toy.samples(1))
+    engine.close()
+    engine.close()
+    for use in (lambda: engine.run(step, toy.samples(1)), lambda: engine.load(step)):
+        with pytest.raises(RuntimeError, match=r"the engine of .*toy.stretto is closed; load the bundle again"):
+            use()
+
+
+def test_unknown_step_is_told_what_there_is(engine, toy):
+    with pytest.raises(ValueError, match=r"no point of width 0.6.* has widths \(0.5, 1.0\)"):
+        engine.run(Step(0, 1, 0.6), toy.samples(1))
+
+
+def test_engine_is_usable_after_a_run_that_failed(engine, toy):
+    step, x = Step(0, 1, 1.0), toy.samples(1)
+    with pytest.raises(Exception, match=r"(?i)dimension"):
+        engine.run(step, x[:, :1])
+    close_to(engine.run(step, x), toy.answer(x, step))
+
+
+def test_unknown_engine_names_those_there_are(toy):
+    with pytest.raises(ValueError, match=f"engine 'abacus' isn't known; there are {', '.join(ENGINES)}"):
+        make_engine("abacus", Bundle.open(toy.path))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_below_one_are_refused(name, toy, threads):
+    with pytest.raises(ValueError, match=f"threads is {threads}, expected at least 1"):
+        make_engine(name, Bundle.open(toy.path), threads)
+
+
+def test_onnx_refuses_a_provider_it_does_not_have(toy):
+    with pytest.raises(ValueError, match=r"provider 'Abacus' isn't in this onnxruntime, which has .*CPUExecution"):
+        make_engine("onnx", Bundle.open(toy.path), providers=["Abacus"])
+
+
+def test_onnx_never_reads_an_unbound_initialiser_from_a_file(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(bytes(10_000))
+    bundle = Bundle.open(toy.path)
+    model = bundle.model(Step(0, 1, 1.0))
+    bound = {name: array for name, array in model.initializers.items() if name != "exit1.b"}
+    bundle.model = lambda step: replace(model, initializers=bound)
+    with pytest.raises(BundleError, match=r"toy.stretto: ONNX Runtime can't load Step\(first=0"):
+        make_engine("onnx", bundle).load(Step(0, 1, 1.0))
