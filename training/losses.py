@@ -1,0 +1,152 @@
+"""What joint training minimises: cross-entropy summed over widths and exits, and the switches known to matter."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from .supernet import Supernet
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """Switches of the joint loss; the defaults are the plain sum.
+
+    sandwich: how many widths between the widest and the narrowest a step draws; None takes all of them each time
+        (sandwich rule; Yu & Huang, Universally Slimmable Networks, ICCV 2019).
+    inplace_distillation: share in [0, 1] of each loss that is learnt from the widest final exit of the same step
+        instead of the labels; that exit itself always learns from the labels (same source).
+    temperature: of that teacher; its term is scaled by temperature² (Hinton et al. 2015) and averaged per sample.
+    equilibrium: gradient equilibrium between exits, see `Supernet.forward`.
+    depth_weights: factor of each exit's loss, first exit first; None weighs all alike.
+    label_smoothing: in [0, 1).
+    """
+
+    sandwich: int | None = None
+    inplace_distillation: float = 0.0
+    temperature: float = 2.0
+    equilibrium: bool = False
+    depth_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sandwich is not None and self.sandwich < 0:
+            raise ValueError(f"sandwich {self.sandwich}: the number of widths drawn must be 0 or more, or None for all")
+        if not 0 <= self.inplace_distillation <= 1:
+            raise ValueError(f"inplace_distillation {self.inplace_distillation}: must be in [0, 1]")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature {self.temperature}: must be above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing {self.label_smoothing}: must be in [0, 1)")
+
+
+PLAIN = LossOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class WidthLoss:
+    """One width's part of the joint loss: `loss`, summed over exits, and `logits` of every exit."""
+
+    width: float
+    loss: torch.Tensor
+    logits: list[torch.Tensor]
+
+
+def supernet_loss(
+    net: Supernet,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    options: LossOptions = PLAIN,
+    rng: random.Random | None = None,
+) -> torch.Tensor:
+    """The joint loss of a batch, to call `backward()` on in one's own loop; a scalar.
+
+    `x`: (batch, …); `y`: (batch,) class numbers; `rng` draws the sandwich's widths.
+    """
+    losses = [part.loss for part in width_losses(net, net.stem(x), y, options, rng)]
+    return torch.stack(losses).sum()
+
+
+def accumulate_gradients(
+    net: Supernet,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    options: LossOptions = PLAIN,
+    rng: random.Random | None = None,
+    autocast: torch.dtype | None = None,
+) -> tuple[float, int]:
+    """The gradients of `supernet_loss`, added up width by width so that only one width's activations are alive.
+
+    Returns the loss and how many of the batch the widest final exit got right.
+    """
+    with _autocast(x, autocast):
+        stem = net.stem(x)
+    features = stem.detach().requires_grad_(stem.requires_grad)
+    total, right = 0.0, 0
+    for part in width_losses(net, features, y, options, rng, autocast):
+        part.loss.backward()  # type: ignore[no-untyped-call]
+        total += part.loss.item()
+        if part.width == net.widths[-1]:
+            right = int((part.logits[-1].argmax(1) == y).sum())
+    if stem.requires_grad:
+        stem.backward(features.grad)  # type: ignore[no-untyped-call]
+    return total, right
+
+
+def width_losses(
+    net: Supernet,
+    features: torch.Tensor,
+    y: torch.Tensor,
+    options: LossOptions = PLAIN,
+    rng: random.Random | None = None,
+    autocast: torch.dtype | None = None,
+) -> Iterator[WidthLoss]:
+    """Each width's loss in turn, the widest first, from the stem's tensor.
+
+    Raises:
+        ValueError: `depth_weights` doesn't have one factor for each exit.
+    """
+    weights = options.depth_weights or (1.0,) * net.depths
+    if len(weights) != net.depths:
+        raise ValueError(f"depth_weights {weights}: one for each of the {net.depths} exits is needed")
+    teacher: torch.Tensor | None = None
+    for width in draw_widths(net.widths, options.sandwich, rng):
+        with _autocast(features, autocast):
+            logits = [z.float() if z.dtype == torch.bfloat16 else z for z in _exits(net, features, width, options)]
+        terms = [_exit_loss(z, y, teacher, options) for z in logits]
+        if teacher is None:
+            teacher = logits[-1].detach()
+            terms[:-1] = [_exit_loss(z, y, teacher, options) for z in logits[:-1]]
+        yield WidthLoss(width, torch.stack([w * t for w, t in zip(weights, terms, strict=True)]).sum(), logits)
+
+
+def draw_widths(widths: Sequence[float], sandwich: int | None, rng: random.Random | None) -> list[float]:
+    """The widths of one step, the widest first; with a sandwich always the widest and the narrowest."""
+    widest, *middle = sorted(widths, reverse=True)
+    if sandwich is None or sandwich >= len(middle):
+        return [widest, *middle]
+    drawn = (rng or random.Random()).sample(middle[:-1], min(sandwich, len(middle) - 1))
+    return [widest, *drawn, *middle[-1:]]
+
+
+def _exits(net: Supernet, features: torch.Tensor, width: float, options: LossOptions) -> list[torch.Tensor]:
+    return net.from_stem(features, width, options.equilibrium)
+
+
+def _exit_loss(
+    logits: torch.Tensor, y: torch.Tensor, teacher: torch.Tensor | None, options: LossOptions
+) -> torch.Tensor:
+    labels = F.cross_entropy(logits, y, label_smoothing=options.label_smoothing)
+    share = options.inplace_distillation
+    if teacher is None or share == 0:
+        return labels
+    t = options.temperature
+    target = F.log_softmax(teacher / t, dim=1)
+    taught = F.kl_div(F.log_softmax(logits / t, dim=1), target, reduction="batchmean", log_target=True) * t * t
+    return (1 - share) * labels + share * taught
+
+
+def _autocast(like: torch.Tensor, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(like.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
