@@ -18,10 +18,11 @@ CPU = "CPUExecutionProvider"
 _NOWHERE = os.path.join(os.devnull, "nothing")  # a folder that can't exist
 _ERRORS_ONLY = 3
 
-# Each step's session has its own pool of threads, which by default spin on after a run (2^20 pauses: 3 ms on old
-# processors, 47 ms on this one) and take the cores from the next step's pool. A chain of four steps against the same
-# network as one graph, ResNet on 32 pixels, 2 threads on 2 cores, ONNX Runtime 1.32, interleaved blocks, lower decile
-# because the machine had other work, milliseconds (in brackets a quarter of the channels):
+# Each step's session has its own pool of threads, which by default spin on after a run (2^20 pauses, 3 to 47 ms by
+# processor: github.com/microsoft/onnxruntime/pull/27916) and take the cores from the next step's pool. A chain of four
+# steps against the same network as one graph, ResNet on 32 pixels, 2 threads on 2 cores, ONNX Runtime 1.32,
+# interleaved blocks of runs, milliseconds; lower decile, because the machine had other work (in brackets: a quarter of
+# the channels):
 #
 #   spinning                                  one graph      chain of four
 #   default                                   5.1 (0.35)     19.8 (0.64)
@@ -29,11 +30,11 @@ _ERRORS_ONLY = 3
 #   default, force_spinning_stop              5.1 (0.38)      5.5 (0.59)
 #   for 50 us                                 5.2 (0.35)      5.5 (0.60)
 #
-# With other processes on both cores: 21.8 against 57 by default, 10.9 against 12.2 for 50 us (medians).
+# A later run beside more work (medians): default 21.8 and 57, for 50 us 10.9 and 12.2.
 #
 # A pool shared by all (`set_global_thread_pool_sizes`) is no choice: it belongs to the process, and from then on
 # every session that the host program makes with default options fails.
-_SPIN_US = 50  # the key is known since ONNX Runtime 1.26
+_SPIN_US = 50  # ONNX Runtime before 1.26 doesn't know the key and spins as by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ class OnnxEngine:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
-        # weights outside the arena, which grows in powers of two: 16 steps of a 28 MB network take 171 MB, else 217
+        # weights outside the arena, which grows in powers of two: 16 steps of a 28 MB network then take 171 MB, in it
+        # 171 to 217; a session of the whole network takes 99
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         # an initialiser that nothing is bound to must fail, not be read from a file
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
