@@ -1,11 +1,15 @@
 """The most accurate answer that the profile expects in time, looked at again at every exit."""
 
 from dataclasses import dataclass, field
-
-import numpy as np
+from operator import itemgetter
+from typing import Final
 
 from .exits import ExitRule, as_rule
-from .situation import FloatArray, Situation, Step, Stop
+from .situation import Situation, Step, Stop
+
+Offer = tuple[Step, float, float]  # a step, when it would finish, how accurate it would be
+_FINISH_MS: Final = 1
+_ACCURACY: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,46 +60,39 @@ class Deadline:
         TARGET: nothing offered is expected to beat the best answer in hand, or that is good enough already.
         DEADLINE: something is, but nothing of it in time.
         """
-        finish_ms = self._finish_ms(situation)
-        fitting = finish_ms <= situation.slack_ms - self.margin_ms
-        if situation.evidence:
-            in_hand = max(exit.accuracy for exit in situation.evidence)
-            better = situation.accuracy > in_hand
-            if in_hand >= _enough(situation) or not better.any():
-                return Stop.TARGET
-            fitting &= better
-        if fitting.any():
-            return situation.steps[_best(situation.accuracy, finish_ms, fitting, _enough(situation))]
-        return Stop.DEADLINE if situation.evidence else situation.steps[int(finish_ms.argmin())]
+        evidence = situation.evidence
+        in_hand = max([exit.accuracy for exit in evidence]) if evidence else -1.0
+        enough = situation.budget.min_accuracy if situation.budget.min_accuracy is not None else 1.0
+        # lists, not arrays: where a request stands at an exit, few steps are left, and NumPy's calls would take longer
+        offers = list(zip(situation.steps, self._finish_ms(situation), situation.accuracy.tolist(), strict=True))
+        better = [offer for offer in offers if offer[_ACCURACY] > in_hand]
+        if evidence and (in_hand >= enough or not better):
+            return Stop.TARGET
+        latest_ms = situation.slack_ms - self.margin_ms
+        fitting = [offer for offer in better if offer[_FINISH_MS] <= latest_ms]
+        if fitting:
+            aim = min(enough, max([offer[_ACCURACY] for offer in fitting]))
+            return _soonest([offer for offer in fitting if offer[_ACCURACY] >= aim])
+        return Stop.DEADLINE if evidence else _soonest(offers)
 
-    def _finish_ms(self, situation: Situation) -> FloatArray:
+    def _finish_ms(self, situation: Situation) -> list[float]:
         """(steps,) the column of this policy's level."""
         if self.level not in situation.levels:
             levels = ", ".join(map(str, situation.levels))
             raise ValueError(f"level {self.level} isn't in the profile; choose one of {levels}")
-        return situation.finish_ms[:, situation.levels.index(self.level)]
+        finish_ms: list[float] = situation.finish_ms[:, situation.levels.index(self.level)].tolist()
+        return finish_ms
 
 
-def _enough(situation: Situation) -> float:
-    minimum = situation.budget.min_accuracy
-    return float("inf") if minimum is None else minimum
-
-
-def _best(accuracy: FloatArray, finish_ms: FloatArray, fitting: np.ndarray, enough: float) -> int:
-    """Index of the most accurate fitting step, accuracies from `enough` on being equal; of equal ones the soonest."""
-    worth = np.where(fitting, np.minimum(accuracy, enough), -1.0)
-    return int(np.where(worth == worth.max(), finish_ms, np.inf).argmin())
+def _soonest(offers: list[Offer]) -> Step:
+    return min(offers, key=itemgetter(_FINISH_MS))[0]
 
 
 def _first_leg(target: Step, steps: tuple[Step, ...]) -> Step:
     """The nearest exit on the way to the target."""
     leg = target
     for step in steps:
-        if (
-            step.depth < leg.depth
-            and step.width == target.width
-            and step.first == target.first
-            and step.precision == target.precision
-        ):
+        nearer = step.depth < leg.depth and step.first == target.first
+        if nearer and step.width == target.width and step.precision == target.precision:
             leg = step
     return leg

@@ -12,11 +12,13 @@ def calibrated_scores(logits: FloatArray, temperature: float = 1.0) -> FloatArra
 
     Reference: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
-    scores = logits - logits.max(axis=-1, keepdims=True)  # the largest becomes 0, so that exp can't overflow
+    # reductions straight by their ufunc: ndarray.max and sum pass through Python code, which a step's convolutions have
+    # driven out of the cache; after a step of 2 ms this took 33 µs, the methods 69, either about 6 in a bare loop
+    scores = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)  # the largest is 0: exp can't overflow
     if temperature != 1.0:
         scores /= temperature
     np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
+    scores /= np.add.reduce(scores, axis=-1, keepdims=True)
     return scores
 
 

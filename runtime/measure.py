@@ -1,0 +1,148 @@
+"""Measures a profile: the steps' times on this device, on the very code that answers requests.
+
+A request goes exit by exit along one width and precision. One such run gives the time at every exit, so the differences
+within it are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up
+those of their parts. What is timed includes what the session does at each exit (calibrated scores and one decision of
+the deadline policy for each sample) and its check of the input, but not the making of the answer, some 10 µs.
+"""
+
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from itertools import product
+
+import numpy as np
+
+from ..policies.deadline import Deadline
+from ..policies.situation import Evidence, Step
+from .bundle import Bundle
+from .engines import Engine
+from .inputs import UNLIMITED, Samples, check_input
+from .menu import legs, make_menu, spans, starts, ways
+from .profile import BACK_TO_BACK, PACED, Profile, device_key
+
+LEVELS = (0.5, 0.9, 0.95, 0.99)
+RUNS = {BACK_TO_BACK: 10, PACED: 5}  # of each path in each round: 20 rounds give 200 and 100 samples to the quantiles
+PAUSE_S = (0.005, 0.020)  # before a paced run: from a scheduler's slice to a frame
+WARM_UP_ROUNDS = 25
+Way = tuple[float, str]
+
+
+def measure_profile(
+    engine: Engine,
+    bundle: Bundle,
+    batches: Sequence[int] = (1,),
+    rounds: int = 20,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Profile:
+    """Runs every path in every round, back to back and with pauses, in an order that turns from round to round.
+
+    `progress(done, total)` is called after each round of each batch size.
+
+    Raises:
+        ValueError: no batch size, one below 1, or no round.
+    """
+    sizes = sorted(set(batches))
+    if not sizes or sizes[0] < 1 or rounds < 1:
+        raise ValueError(f"batches are {tuple(batches)}, rounds {rounds}; give one or more, each at least 1")
+    stopwatch = Stopwatch(engine, bundle)
+    stopwatch.load(sizes)
+    pauses = random.Random(0)
+    for done, (turn, batch) in enumerate(product(range(rounds), sizes), start=1):
+        for way in stopwatch.turned(turn):
+            for _ in range(RUNS[BACK_TO_BACK]):
+                stopwatch.sample(way, batch, BACK_TO_BACK)
+        for run in range(RUNS[PACED]):
+            for way in stopwatch.turned(turn + run):
+                time.sleep(pauses.uniform(*PAUSE_S))
+                stopwatch.sample(way, batch, PACED)
+        progress(done, rounds * len(sizes))
+    return stopwatch.profile("measured", sizes)
+
+
+def warm_up_profile(engine: Engine, bundle: Bundle, limit_s: float = 0.3) -> Profile:
+    """Loads all steps, then times each once after a pause and once right after that, again until `limit_s` is over.
+
+    A stopgap for a bundle that was never profiled here: with so few samples the upper quantiles are their maximum.
+    """
+    stopwatch = Stopwatch(engine, bundle)
+    stopwatch.load([1])
+    started = time.perf_counter()
+    for turn in range(WARM_UP_ROUNDS):
+        if turn and time.perf_counter() - started > limit_s:
+            break
+        for way in stopwatch.turned(turn):
+            time.sleep(PAUSE_S[0])
+            stopwatch.sample(way, 1, PACED)
+            stopwatch.sample(way, 1, BACK_TO_BACK)
+    return stopwatch.profile("warm-up", [1])
+
+
+class Stopwatch:
+    """Runs an engine along every way (width and precision) and keeps what the steps took."""
+
+    def __init__(self, engine: Engine, bundle: Bundle):
+        manifest = bundle.manifest
+        self.legs = {way: legs(manifest, *way) for way in ways(manifest)}
+        self._engine, self._bundle, self._policy = engine, bundle, Deadline(level=LEVELS[-1])
+        self._menu = make_menu(manifest, LEVELS, lambda step: (0.0,) * len(LEVELS))
+        self._inputs: dict[int, Samples] = {}
+        self._samples_ms: dict[tuple[Step, int, str], list[float]] = defaultdict(list)
+
+    def load(self, batches: Sequence[int]) -> None:
+        """Loads the legs and runs each once, so that what only a first run does isn't timed."""
+        for batch in batches:
+            shape = (batch, *self._bundle.manifest.input.shape)
+            self._inputs[batch] = np.random.default_rng(0).standard_normal(shape, np.float32)
+            for way in self.legs:
+                self._run(way, self._inputs[batch])
+
+    def turned(self, turn: int) -> list[Way]:
+        """All ways, beginning with another one each turn."""
+        order = list(self.legs)
+        start = turn % len(order)
+        return order[start:] + order[:start]
+
+    def sample(self, way: Way, batch: int, pacing: str) -> None:
+        """One request along `way`: one sample of every step on it."""
+        reached_ms = self._run(way, self._inputs[batch])
+        for first in starts(self._bundle.manifest):
+            for step in spans(self._bundle.manifest, *way, first):
+                took_ms = reached_ms[step.depth] - reached_ms[max(first - 1, 0)]
+                self._samples_ms[step, batch, pacing].append(took_ms)
+
+    def profile(self, source: str, batches: Sequence[int]) -> Profile:
+        """The quantiles of all samples; each is a sample itself, the upper one of two, so that few don't flatter."""
+        times: dict[tuple[Step, int], dict[str, tuple[float, ...]]] = defaultdict(dict)
+        for (step, batch, pacing), samples_ms in self._samples_ms.items():
+            times[step, batch][pacing] = tuple(np.quantile(samples_ms, LEVELS, method="higher").tolist())
+        return Profile(
+            device=device_key(),
+            bundle=self._bundle.sha256,
+            engine=self._engine.name,
+            threads=self._engine.threads,
+            source=source,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            levels=LEVELS,
+            batches=tuple(batches),
+            times=dict(times),
+        )
+
+    def _run(self, way: Way, x: Samples) -> list[float]:
+        """Milliseconds from the start to the start itself (0), exit 1, exit 2, … of one request of `x`'s samples."""
+        menu, reached_ms = self._menu, [0.0]
+        reached: list[tuple[Evidence, ...]] = [()] * len(x)
+        started = time.perf_counter()
+        check_input(x, self._bundle.manifest.input)
+        menu.ask(self._policy, math.inf, UNLIMITED, ())
+        for leg in self.legs[way]:
+            exit, evidence, x = menu.take(self._engine, leg, x)
+            menu = exit.menu
+            for row, seen in enumerate(evidence):
+                reached[row] += (seen,)
+                menu.ask(self._policy, math.inf, UNLIMITED, reached[row])
+            reached_ms.append((time.perf_counter() - started) * 1e3)
+        return reached_ms

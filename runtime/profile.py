@@ -1,0 +1,187 @@
+"""How long the steps of a bundle take on this device, as quantiles; kept as JSON in the user's cache."""
+
+import json
+import logging
+import math
+import os
+import platform
+import re
+import secrets
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..policies.situation import Step
+from .bundle import Bundle
+from .menu import all_steps
+
+FORMAT = 1
+BACK_TO_BACK, PACED = PACINGS = ("back_to_back", "paced")
+_NAMED = ("device", "bundle", "engine", "threads", "source", "created")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Times of the steps of one bundle on one device.
+
+    Args:
+        device: `device_key()` of where it was measured.
+        bundle: the bundle's `sha256`.
+        engine, threads: what ran the steps.
+        source: "measured", or "warm-up" for the few runs of a load that found no profile.
+        created: date and time, ISO 8601 in UTC.
+        levels: quantile levels, ascending, 0.5 among them.
+        batches: batch sizes, ascending.
+        times: (levels,) milliseconds by pacing, of every step at every batch size: from where the step starts to its
+            exit, running exit by exit. "back_to_back" is a loop, which flatters the caches; "paced" has pauses between
+            requests, as real ones do.
+    """
+
+    device: str
+    bundle: str
+    engine: str
+    threads: int
+    source: str
+    created: str
+    levels: tuple[float, ...]
+    batches: tuple[int, ...]
+    times: dict[tuple[Step, int], dict[str, tuple[float, ...]]]
+
+    def finish_ms(self, step: Step, batch: int = 1) -> tuple[float, ...]:
+        """(levels,) milliseconds from where `step` starts to its exit: at each level the slower of the pacings.
+
+        That is cautious by intent, as a request can't know whether it comes in a burst. Between profiled batch sizes
+        it is linear; beyond the largest it grows by the last two's time per sample, or in proportion where there is
+        only one; below the smallest it is the smallest's.
+        """
+        sizes = self.batches
+        known = np.array([np.max(list(self.times[step, size].values()), axis=0) for size in sizes])
+        if batch <= sizes[-1]:
+            return tuple(float(np.interp(batch, sizes, level)) for level in known.T)
+        per_sample = known[0] / sizes[0]
+        if len(sizes) > 1:
+            per_sample = np.maximum(known[-1] - known[-2], 0) / (sizes[-1] - sizes[-2])
+        beyond = known[-1] + per_sample * (batch - sizes[-1])
+        return tuple(np.maximum.accumulate(beyond).tolist())
+
+    def check(self, bundle: Bundle) -> None:
+        """Raises ValueError unless this is a profile of `bundle` and has times of all its steps."""
+        if self.bundle != bundle.sha256:
+            raise ValueError(
+                f"profile is of bundle {self.bundle[:12]}, not of {bundle.path.name}, {bundle.sha256[:12]}"
+            )
+        for step, batch in product(all_steps(bundle.manifest), self.batches):
+            if (step, batch) not in self.times:
+                raise ValueError(
+                    f"profile has no times of {step} at batch {batch}, but {bundle.path.name} has that step"
+                )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes JSON, all of it or nothing, making the folder if need be."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            temporary.write_text(json.dumps(self.to_json(), indent=1))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Profile":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: it isn't a profile; names the file.
+            OSError: it can't be read.
+        """
+        try:
+            return _from_json(json.loads(Path(path).read_bytes()))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} is no profile ({type(error).__name__}: {error}); run stretto profile") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `entries` has one item for a step at a batch size."""
+        entries = [
+            {"first": step.first, "depth": step.depth, "width": step.width, "precision": step.precision, "batch": batch}
+            | {pacing: list(quantiles) for pacing, quantiles in times.items()}
+            for (step, batch), times in self.times.items()
+        ]
+        named = {name: getattr(self, name) for name in _NAMED}
+        return {
+            "format": FORMAT,
+            **named,
+            "levels": list(self.levels),
+            "batches": list(self.batches),
+            "entries": entries,
+        }
+
+
+def profile_path(bundle: Bundle, engine: str, threads: int) -> Path:
+    """Where the profile of this bundle, run so on this device, is kept."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache")) / "stretto" / "profiles"
+    return folder / f"{device_key()}-{bundle.sha256[:12]}-t{threads}-{engine}.json"
+
+
+def cached_profile(bundle: Bundle, engine: str, threads: int) -> Profile | None:
+    """The profile kept for this bundle, run so on this device. One that can't be used is logged and passed over."""
+    path = profile_path(bundle, engine, threads)
+    try:
+        profile = Profile.load(path)
+        profile.check(bundle)
+        found, expected = (profile.device, profile.engine, profile.threads), (device_key(), engine, threads)
+        if found != expected:
+            raise ValueError(f"it was measured with {found}, this is {expected}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("profile %s is ignored: %s", path, error)
+        return None
+    return profile
+
+
+def device_key() -> str:
+    """Names this device: processor model and the number of cores that this process may use; fit for a file name."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return re.sub(r"[^a-z0-9]+", "-", f"{_processor()} {cores} cores".lower()).strip("-")
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _from_json(value: dict[str, Any]) -> Profile:
+    if value["format"] != FORMAT:
+        raise ValueError(f"format is {value['format']}, this version of stretto reads {FORMAT}")
+    levels, batches = tuple(value["levels"]), tuple(value["batches"])
+    if not _ascending(levels) or not 0 < levels[0] <= 0.5 <= levels[-1] < 1 or 0.5 not in levels:
+        raise ValueError(f"levels are {levels}, expected them to ascend in (0, 1), 0.5 among them")
+    if not _ascending(batches) or batches[0] < 1 or not all(isinstance(size, int) for size in batches):
+        raise ValueError(f"batches are {batches}, expected whole numbers from 1 that ascend")
+    times = {}
+    for entry in value["entries"]:
+        step = Step(entry["first"], entry["depth"], entry["width"], entry["precision"])
+        by_pacing = {pacing: tuple(entry[pacing]) for pacing in PACINGS if pacing in entry}
+        if not by_pacing or not all(_are_quantiles(quantiles, len(levels)) for quantiles in by_pacing.values()):
+            raise ValueError(f"times of {step} are {by_pacing}, expected {len(levels)} quantiles, > 0, that don't fall")
+        times[step, entry["batch"]] = by_pacing
+    return Profile(**{name: value[name] for name in _NAMED}, levels=levels, batches=batches, times=times)
+
+
+def _ascending(values: tuple[float, ...]) -> bool:
+    return bool(values) and all(before < after for before, after in pairwise(values))
+
+
+def _are_quantiles(values: tuple[float, ...], count: int) -> bool:
+    in_order = all(before <= after for before, after in pairwise(values))
+    return len(values) == count and in_order and all(0 < value < math.inf for value in values)

@@ -1,0 +1,111 @@
+from collections import Counter
+from itertools import product
+
+import pytest
+from stretto.policies.situation import Step
+from stretto.runtime import measure
+from stretto.runtime.bundle import Bundle
+from stretto.runtime.engines import make_engine
+from stretto.runtime.measure import measure_profile, warm_up_profile
+from stretto.runtime.menu import all_steps
+
+from .fakes import Clock, SetPace, expected_ms
+from .toy import toy_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return Bundle.open(toy_bundle(tmp_path_factory.mktemp("measure") / "toy.stretto", precisions=("fp32", "int8")).path)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time passes only when the engine or a pause says so."""
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    return clock
+
+
+def test_real_engine_gets_times_of_every_step_at_every_batch_size(bundle, monkeypatch):
+    monkeypatch.setattr(measure, "PAUSE_S", (0.0, 0.0))
+    profile = measure_profile(make_engine("onnx", bundle), bundle, batches=(4, 1), rounds=1)
+    profile.check(bundle)
+    assert (profile.batches, profile.source, profile.engine, profile.threads) == ((1, 4), "measured", "onnx", 1)
+    assert set(profile.times) == set(product(all_steps(bundle.manifest), (1, 4)))
+    for times in profile.times.values():
+        assert set(times) == {"back_to_back", "paced"}
+        assert all(min(quantiles) > 0 and list(quantiles) == sorted(quantiles) for quantiles in times.values())
+
+
+def test_steps_and_spans_take_what_passed_between_their_exits(bundle, clock):
+    profile = measure_profile(SetPace(bundle, clock, stage_ms=10.0), bundle, batches=(1, 3), rounds=2)
+    for step, batch in product(all_steps(bundle.manifest), (1, 3)):
+        assert profile.finish_ms(step, batch) == pytest.approx((expected_ms(step, 10.0) * batch,) * 4)
+
+
+def test_upper_quantile_of_few_runs_is_the_slowest(bundle, clock):
+    class Stutters(SetPace):
+        def run(self, step, x):
+            if len(self.runs) == 30:
+                clock.sleep(1.0)
+            return super().run(step, x)
+
+    profile = measure_profile(Stutters(bundle, clock, stage_ms=10.0), bundle, rounds=1)
+    slowest = max((profile.finish_ms(step) for step in all_steps(bundle.manifest)), key=max)
+    assert slowest[-1] > 1000 > slowest[0]
+
+
+def test_every_path_is_run_as_often_and_no_two_rounds_begin_alike(bundle, clock):
+    engine = SetPace(bundle, clock, stage_ms=1.0)
+    measure_profile(engine, bundle, rounds=4)
+    assert len(set(Counter(engine.runs).values())) == 1
+    ways = [(step.width, step.precision) for step in engine.runs if step.first == 0][4:]  # the first four load
+    round_length = len(ways) // 4
+    assert len({ways[turn * round_length] for turn in range(4)}) == 4
+
+
+def test_only_the_steps_from_exit_to_exit_are_run(bundle, clock):
+    engine = SetPace(bundle, clock, stage_ms=1.0)
+    measure_profile(engine, bundle, rounds=1)
+    assert {(step.first, step.depth) for step in engine.runs} == {(0, 1), (2, 2), (3, 3)}
+
+
+def test_paced_runs_come_after_pauses_that_are_not_counted(bundle, clock, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(clock, "sleep", lambda s: (pauses.append(s), Clock.sleep(clock, s)))
+    measure_profile(SetPace(bundle, Clock(), stage_ms=1.0), bundle, rounds=2)
+    assert len(pauses) == 2 * 5 * 4
+    assert all(0.005 <= pause <= 0.020 for pause in pauses)
+
+
+def test_progress_counts_rounds_up_to_all_of_them(bundle, clock):
+    told = []
+    measure_profile(
+        SetPace(bundle, clock, 1.0), bundle, batches=(1, 2), rounds=3, progress=lambda *args: told.append(args)
+    )
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize("options", [{"batches": ()}, {"batches": (0, 1)}, {"rounds": 0}])
+def test_nothing_to_measure_is_refused(bundle, options):
+    with pytest.raises(ValueError, match="give one or more, each at least 1"):
+        measure_profile(make_engine("onnx", bundle), bundle, **options)
+
+
+def test_warm_up_knows_every_step_and_says_what_it_is(bundle, clock):
+    profile = warm_up_profile(SetPace(bundle, clock, stage_ms=1.0), bundle)
+    profile.check(bundle)
+    assert profile.source == "warm-up"
+    assert profile.finish_ms(Step(0, 3, 1.0)) == pytest.approx((3.0,) * 4)
+
+
+def test_warm_up_of_a_slow_network_runs_each_path_twice_after_loading(bundle, clock):
+    engine = SetPace(bundle, clock, stage_ms=1000.0)
+    warm_up_profile(engine, bundle, limit_s=0.1)
+    assert set(Counter(engine.runs).values()) == {1 + 2}
+
+
+def test_warm_up_of_a_quick_network_ends_by_itself(bundle, clock):
+    engine = SetPace(bundle, clock, stage_ms=0.0)
+    warm_up_profile(engine, bundle, limit_s=1e9)
+    assert set(Counter(engine.runs).values()) == {1 + 2 * measure.WARM_UP_ROUNDS}
