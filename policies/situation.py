@@ -18,6 +18,11 @@ class OperatingPoint:
     depth: int
     precision: str = "fp32"
 
+    @property
+    def whole_way(self) -> "Step":
+        """The step from the input to this point's exit."""
+        return Step(0, self.depth, self.width, self.precision)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Step:

@@ -13,16 +13,17 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 
 from ..policies.deadline import Deadline
 from ..policies.situation import Evidence, Step
 from .bundle import Bundle
-from .engines import Engine
+from .engines import Engine, make_engine
 from .inputs import UNLIMITED, Samples, check_input
 from .menu import legs, make_menu, spans, starts, ways
-from .profile import BACK_TO_BACK, PACED, Profile, device_key
+from .profile import BACK_TO_BACK, PACED, Profile, device_key, profile_path
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)
 RUNS = {BACK_TO_BACK: 10, PACED: 5}  # of each path in each round: 20 rounds give 200 and 100 samples to the quantiles
@@ -61,6 +62,25 @@ def measure_profile(
                 stopwatch.sample(way, batch, PACED)
         progress(done, rounds * len(sizes))
     return stopwatch.profile("measured", sizes)
+
+
+def measure_and_keep(
+    bundle: Bundle,
+    engine: str = "onnx",
+    threads: int = 1,
+    batches: Sequence[int] = (1,),
+    rounds: int = 20,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Profile, Path]:
+    """Measures a bundle's profile and keeps it where later loads on this device look; returns it and its file."""
+    runner = make_engine(engine, bundle, threads)
+    try:
+        profile = measure_profile(runner, bundle, batches, rounds, progress)
+    finally:
+        runner.close()
+    place = profile_path(bundle, engine, threads)
+    profile.save(place)
+    return profile, place
 
 
 def warm_up_profile(engine: Engine, bundle: Bundle, limit_s: float = 0.3) -> Profile:

@@ -1,0 +1,91 @@
+"""What `stretto eval` reports: every operating point of a bundle on labelled data, and adaptive execution."""
+
+import time
+from collections.abc import Callable
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..policies.deadline import Deadline
+from ..policies.situation import OperatingPoint
+from ..runtime.bundle import Bundle
+from ..runtime.session import Session, load
+from ..training.data import load_data
+from ..training.evaluate import accuracy, point_logits
+
+Tell = Callable[[str, int, int], None]
+BATCH = 128
+
+
+def evaluate_bundle(
+    path: Path, data_path: str, splits: tuple[str, ...], threads: int, confidence: float, tell: Tell
+) -> dict[str, Any]:
+    """Accuracy, MACs, parameters and latency of every point; accuracy and time when each exit may be sure enough.
+
+    Latencies of the points are the profile's, from where the session found one; see `stretto profile`.
+    """
+    opened = Bundle.open(path)
+    shape = opened.manifest.input.shape
+    data = load_data(data_path, size=shape[1], progress=lambda done, total: tell("reading", done, total))
+    pixels = np.concatenate([data.splits[name].x for name in splits])
+    labels = np.concatenate([data.splits[name].y for name in splits])
+    batches = (
+        (opened.manifest.input.prepare(pixels[i : i + BATCH]), labels[i : i + BATCH])
+        for i in range(0, len(pixels), BATCH)
+    )
+    logits, _ = point_logits(
+        opened, batches, threads=threads, progress=lambda done: tell("evaluating", done, len(labels))
+    )
+    with load(path, threads=threads, policy=Deadline(confidence=confidence)) as session:
+        return {
+            "bundle": path.name,
+            "data": data.name,
+            "splits": list(splits),
+            "samples": len(labels),
+            "profile": session.profile.source,
+            "points": [_point(session, point, accuracy(logits[point], labels)) for point in session.points],
+            "adaptive": _adaptive(session, pixels, labels, confidence, tell),
+        }
+
+
+def _point(session: Session, point: OperatingPoint, right: float) -> dict[str, Any]:
+    record = session.bundle.point(point.width, point.depth, point.precision)
+    times = dict(zip(session.profile.levels, session.profile.finish_ms(point.whole_way), strict=True))
+    return {
+        "width": point.width,
+        "depth": point.depth,
+        "precision": point.precision,
+        "accuracy": right,
+        "macs": record.macs,
+        "params": record.params,
+        "latency_ms": {"p50": times[0.5], "p99": times[0.99]},
+    }
+
+
+def _adaptive(
+    session: Session, pixels: np.ndarray, labels: np.ndarray, confidence: float, tell: Tell
+) -> dict[str, Any]:
+    """One request after the other without a deadline, each stopping at the first exit that is sure enough."""
+    right, macs, depths, times_ms = [], [], [], []
+    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        x = session.prepare(image)
+        start = time.perf_counter()
+        answer = session.infer(x)
+        times_ms.append((time.perf_counter() - start) * 1e3)
+        point = answer.point
+        right.append(answer.index == label)
+        depths.append(max(answer.exits))
+        macs.append(session.bundle.point(point.width, max(answer.exits), point.precision).macs)
+        if i % BATCH == 0 or i + 1 == len(labels):
+            tell("adaptive", i + 1, len(labels))
+    share = float(np.mean(right))
+    return {
+        "confidence": confidence,
+        "accuracy": share,
+        "accuracy_error": sqrt(share * (1 - share) / len(right)),
+        "macs": float(np.mean(macs)),
+        "depth": float(np.mean(depths)),
+        "latency_ms": {"mean": float(np.mean(times_ms)), "p50": float(np.median(times_ms))},
+    }

@@ -1,0 +1,272 @@
+"""The command `stretto`: one thin function a verb."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from . import console as show
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="""\
+One trained network, answered at any width and any depth, in time.""",
+)
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks; each prints a table and writes JSON.")
+app.add_typer(bench, name="bench")
+out = Console()
+
+Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
+Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")]
+BundlePath = Annotated[Path, typer.Argument(help="a .stretto file")]
+Threads = Annotated[int, typer.Option(help="processor threads for one step")]
+Net = Annotated[str, typer.Option(help="resnet, mobilenet, lenet5, lenet300, or package.module:callable")]
+NetOption = Annotated[list[str], typer.Option("--option", help="an option of the network, name=value; repeatable")]
+Widths = Annotated[str, typer.Option(help="width multipliers, 1.0 among them")]
+Exits = Annotated[str, typer.Option(help="how many, or shares of the MACs, or names of layers (see stretto trace)")]
+
+
+@app.command()
+def trace(
+    net: Net,
+    option: NetOption = [],  # noqa: B006
+    shape: Annotated[str, typer.Option(help="one input: channels,height,width")] = "3,224,224",
+    classes: int = 10,
+    widths: Widths = "0.25,0.5,0.75,1.0",
+    exits: Exits = "4",
+    head: str = "linear",
+    json: Json = None,
+) -> None:
+    """What would become of a network: channel groups, what stays at full width and why, where exits can go."""
+    from .training.nets import read_options
+    from .training.task import trace_network
+
+    report = trace_network(
+        net, read_options(option), _numbers(shape, int), classes, _numbers(widths), _exits(exits), head
+    )
+    show.trace_report(out, report)
+    _write(json, report)
+
+
+@app.command()
+def train(
+    net: Net,
+    data: Data,
+    out_path: Annotated[Path, typer.Option("--out", help="the checkpoint; training goes on from it if it exists")],
+    option: NetOption = [],  # noqa: B006
+    weights: Annotated[str | None, typer.Option(help="starting weights: .safetensors, .pt or .npz")] = None,
+    widths: Widths = "0.25,0.5,0.75,1.0",
+    exits: Exits = "4",
+    head: Annotated[str, typer.Option(help="classifier of the early exits: linear or conv")] = "linear",
+    size: Annotated[int | None, typer.Option(help="side of the square images, pixels")] = None,
+    mean: Annotated[str | None, typer.Option(help="per channel, of pixels in [0, 1]; default: the images' own")] = None,
+    std: Annotated[str | None, typer.Option(help="likewise")] = None,
+    augment: Annotated[str, typer.Option(help="auto, none, digits, cifar or photo")] = "auto",
+    epochs: int = 10,
+    batch: int = 128,
+    lr: Annotated[float, typer.Option(help="largest learning rate, for the mean over the widths")] = 0.1,
+    seed: int = 0,
+    set_: Annotated[list[str], typer.Option("--set", help="any other training option, name=value; repeatable")] = [],  # noqa: B006
+    json: Json = None,
+) -> None:
+    """Turn a network into a supernet and train all widths and exits jointly."""
+    from .training.fit import fit_options
+    from .training.nets import read_options
+    from .training.task import TrainTask, read_values, run_training
+
+    options = fit_options(epochs=epochs, lr=lr, seed=seed, **read_values(set_))
+    task = TrainTask(
+        net, data, read_options(option), weights, _numbers(widths), _exits(exits), head, size, batch, augment,
+        _numbers(mean) if mean else None, _numbers(std) if std else None,
+    )  # fmt: skip
+    with show.TrainingBar(out) as bar:
+        report = run_training(task, options, out_path, bar.progress, bar.tell)
+    show.points(out, report["points"], f"{out_path}: accuracy on the calibration split")
+    _write(json, report)
+
+
+@app.command()
+def export(
+    checkpoint: Path,
+    data: Data,
+    out_path: Annotated[Path, typer.Option("--out", help="the bundle")],
+    weights: Annotated[str, typer.Option(help="float32, or float16 for half the size")] = "float32",
+    splits: Annotated[str, typer.Option(help="held-out splits that give the accuracies")] = "test",
+    precisions: Annotated[str, typer.Option(help="fp32 is all there is so far")] = "fp32",
+    json: Json = None,
+) -> None:
+    """Write a checkpoint as a bundle, with the held-out accuracy of every operating point."""
+    from .training.task import export_checkpoint
+
+    if precisions != "fp32":
+        raise ValueError(f"precisions '{precisions}': only fp32 can be exported")
+    with show.WorkBar(out) as bar:
+        bundle = export_checkpoint(
+            checkpoint, out_path, data, weights=weights, splits=tuple(splits.split(",")), tell=bar.tell
+        )
+    show.bundle(out, bundle)
+    _write(json, show.bundle_report(bundle))
+
+
+@app.command("eval")
+def evaluate(
+    bundle: BundlePath,
+    data: Data,
+    splits: str = "test",
+    threads: Threads = 1,
+    confidence: Annotated[float, typer.Option(help="threshold of the adaptive row, in (0, 1]")] = 0.9,
+    json: Json = None,
+) -> None:
+    """Accuracy, MACs, parameters and latency of every operating point, and of adaptive execution."""
+    from .bench.evaluate import evaluate_bundle
+
+    with show.WorkBar(out) as bar:
+        report = evaluate_bundle(bundle, data, tuple(splits.split(",")), threads, confidence, bar.tell)
+    show.points(out, report["points"], f"{bundle.name} on {data} ({splits})")
+    show.adaptive(out, report["adaptive"])
+    _write(json, report)
+
+
+@app.command()
+def profile(
+    bundle: BundlePath,
+    threads: Threads = 1,
+    engine: str = "onnx",
+    batches: Annotated[str, typer.Option(help="batch sizes")] = "1",
+    rounds: int = 20,
+    json: Json = None,
+) -> None:
+    """Measure the times of the steps on this device and keep them for later loads."""
+    from .runtime.bundle import Bundle
+    from .runtime.measure import measure_and_keep
+
+    opened = Bundle.open(bundle)
+    with show.WorkBar(out) as bar:
+        measured, place = measure_and_keep(
+            opened,
+            engine,
+            threads,
+            _numbers(batches, int),
+            rounds,
+            lambda done, total: bar.tell("profiling", done, total),
+        )
+    show.profile(out, opened, measured)
+    out.print(f"kept in {place}", soft_wrap=True)
+    _write(json, measured.to_json())
+
+
+@app.command()
+def run(
+    bundle: BundlePath,
+    input: Annotated[Path, typer.Argument(help="an image, or a .npy of one input")],
+    budget_ms: Annotated[float | None, typer.Option(help="milliseconds the answer may take")] = None,
+    confidence: Annotated[float | None, typer.Option(help="stop at an exit that is this sure")] = None,
+    threads: Threads = 1,
+    json: Json = None,
+) -> None:
+    """One answer."""
+    from .runtime.session import load
+
+    with load(bundle, threads=threads, confidence=confidence) as session:
+        x = show.read_input(input, session.bundle.manifest.input)
+        answer = session.infer(x, budget_ms)
+        show.answer(out, answer, session.profile)
+    _write(json, show.answer_report(answer))
+
+
+@app.command()
+def serve(
+    bundles: list[Path],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: Threads = 1,
+) -> None:
+    """Serve bundles by the Open Inference Protocol v2, with metrics."""
+    from .runtime.server.app import serve as serve_forever
+
+    serve_forever(bundles, host=host, port=port, threads=threads)
+
+
+@app.command()
+def inspect(bundle: BundlePath, json: Json = None) -> None:
+    """What is inside a bundle."""
+    from .runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    show.bundle(out, opened)
+    _write(json, show.bundle_report(opened))
+
+
+@bench.command("session")
+def bench_session(json: Json = Path("bench/results/session.json")) -> None:
+    """The session against raw ONNX Runtime: time, memory, size, deadlines met."""
+    from .bench.session import run as measure
+
+    measure(json)
+
+
+@bench.command("train-step")
+def bench_train_step(json: Json = Path("bench/results/train_step.json")) -> None:
+    """One joint training step against the steps of separate networks."""
+    from .bench.train_step import run as measure
+
+    measure(json)
+
+
+@bench.command("zoo")
+def bench_zoo(json: Json = Path("bench/results/zoo.json")) -> None:
+    """Which classifiers of a public zoo become supernets."""
+    from .bench.zoo import run as measure
+
+    measure(json)
+
+
+@bench.command("demo")
+def bench_demo(json: Path = Path("out/demo.json"), picture: Path = Path("out/demo.png")) -> None:
+    """Train, export and profile on digits, then answer under a sweep of budgets, idle and with every core busy."""
+    from .bench.demo import run as measure
+
+    with show.TrainingBar(out) as bar:
+        measure(json, picture, bar.tell, bar.progress)
+
+
+def main() -> None:
+    """Run the command; errors that a user can cause are one line, not a traceback."""
+    from .runtime.errors import StrettoError
+
+    try:
+        app()
+    except (StrettoError, ValueError, TypeError, FloatingPointError, OSError, ImportError) as error:
+        if "--debug" in sys.argv:
+            raise
+        Console(stderr=True).print(f"stretto: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _numbers(text: str, kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"'{text}' isn't a list of numbers such as 0.5,1.0") from error
+
+
+def _exits(text: str) -> Any:
+    """ "4" is a number of exits, "0.25,0.5" shares, anything else names of layers."""
+    if text.isdigit():
+        return int(text)
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return tuple(text.split(","))
+
+
+def _write(path: Path | None, report: Any) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,0 +1,191 @@
+"""What the command line shows: tables and progress bars; no decisions."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .runtime.answer import Answer
+    from .runtime.bundle import Bundle
+    from .runtime.manifest import InputSpec
+    from .runtime.profile import Profile
+    from .training.fit import Progress as TrainingProgress
+
+
+class WorkBar:
+    """A bar for long work: told what is being done, how much of it is done, how much there is."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done, total=total)
+
+
+class TrainingBar(WorkBar):
+    """A bar for training, and one line an epoch that stays."""
+
+    def progress(self, now: "TrainingProgress") -> None:
+        left = f"{now.left_s // 60:.0f}:{now.left_s % 60:02.0f} left"
+        self.tell("training", (now.epoch - 1) * now.batches + now.batch, now.epochs * now.batches)
+        line = f"epoch {now.epoch}/{now.epochs}  loss {now.loss:.3f}  accuracy {now.accuracy:.2%}  {left}"
+        self._bar.update(self._tasks["training"], description=line)
+        if now.batch == now.batches:
+            self._bar.console.print(line, highlight=False)
+
+
+def points(console: Console, rows: list[dict[str, Any]], title: str) -> None:
+    """Operating points as `eval` reports them."""
+    timed = any("latency_ms" in row for row in rows)
+    table = Table("width", "depth", "precision", "accuracy", "MACs", "parameters", title=title, title_justify="left")
+    for name in ("p50 ms", "p99 ms") if timed else ():
+        table.add_column(name)
+    for row in rows:
+        times = row.get("latency_ms", {})
+        table.add_row(
+            f"{row['width']:g}", str(row["depth"]), row["precision"], f"{row['accuracy']:.2%}", amount(row["macs"]),
+            amount(row["params"]), *(f"{times[name]:.3f}" for name in times),
+        )  # fmt: skip
+    console.print(table)
+
+
+def adaptive(console: Console, row: dict[str, Any]) -> None:
+    """Adaptive execution, a line below the points."""
+    console.print(
+        f"adaptive, confidence {row['confidence']:g}: accuracy {row['accuracy']:.2%} ± {row['accuracy_error']:.2%}, "
+        f"mean {amount(row['macs'])} MACs, p50 {row['latency_ms']['p50']:.3f} ms, "
+        f"mean {row['latency_ms']['mean']:.3f} ms, mean depth {row['depth']:.2f}",
+        highlight=False,
+    )
+
+
+def bundle(console: Console, opened: "Bundle") -> None:
+    """What is inside a bundle."""
+    report = bundle_report(opened)
+    console.print(
+        f"{opened.path.name}: {report['network']}, input {tuple(report['input']['shape'])}, {len(report['classes'])} "
+        f"classes, {report['bytes'] / 1e6:.2f} MB (weights {report['weights_bytes'] / 1e6:.2f}, graphs "
+        f"{report['graphs_bytes'] / 1e6:.2f})",
+        highlight=False,
+    )
+    points(console, report["points"], "held-out accuracy")
+
+
+def bundle_report(opened: "Bundle") -> dict[str, Any]:
+    """A bundle's manifest without its bindings, and sizes."""
+    manifest = opened.manifest
+    sizes = {name: member.size for name, member in manifest.members.items()}
+    return {
+        "path": str(opened.path),
+        "sha256": opened.sha256,
+        "bytes": opened.path.stat().st_size,
+        "weights_bytes": sizes["weights.safetensors"],
+        "graphs_bytes": sum(size for name, size in sizes.items() if name.startswith("graphs/")),
+        "network": manifest.network,
+        "classes": list(manifest.classes),
+        "input": asdict(manifest.input),
+        "widths": list(manifest.widths),
+        "depths": manifest.depths,
+        "precisions": list(manifest.precisions),
+        "points": [asdict(point) for point in manifest.points],
+        "provenance": manifest.provenance,
+    }
+
+
+def profile(console: Console, opened: "Bundle", measured: "Profile") -> None:
+    """Times from the start to every exit."""
+    columns = [
+        f"{pacing.replace('_', ' ')} p{level * 100:g}" for pacing in ("back_to_back", "paced") for level in (0.5, 0.99)
+    ]
+    table = Table("width", "depth", "precision", "batch", *columns, title="milliseconds", title_justify="left")
+    for (step, batch), times in measured.times.items():
+        if step.first == 0:
+            at = [measured.levels.index(level) for level in (0.5, 0.99)]
+            cells = [f"{times[pacing][i]:.3f}" for pacing in times for i in at]
+            table.add_row(f"{step.width:g}", str(step.depth), step.precision, str(batch), *cells)
+    console.print(table)
+
+
+def answer(console: Console, given: "Answer", measured: "Profile") -> None:
+    """One answer, and what it was planned with."""
+    met = "in time" if given.deadline_met else "late"
+    point = given.point
+    console.print(f"{given.label}  ({given.confidence:.1%} sure)", style="bold", highlight=False)
+    console.print(
+        f"width {point.width:g}, depth {point.depth}, {point.precision}; {given.latency_ms:.2f} ms, {met}; stopped by "
+        f"{given.stopped_by}; expected {given.expected_ms:.2f} ms and {given.expected_accuracy:.1%} accuracy; "
+        f"times: {measured.source}",
+        highlight=False,
+    )
+
+
+def answer_report(given: "Answer") -> dict[str, Any]:
+    """An answer as JSON-able data."""
+    return asdict(given) | {"scores": [float(score) for score in given.scores]}
+
+
+def trace_report(console: Console, report: dict[str, Any]) -> None:
+    """What would become of a network."""
+    widths = report["widths"]
+    table = Table("channel group", "layers", "channels", *(f"at {w:g}" for w in widths), title_justify="left")
+    for group in report["groups"]:
+        kept = [str(group["kept"][i]) for i in range(len(widths))]
+        table.add_row(group["name"], str(len(group["layers"])), str(group["channels"]), *kept)
+    console.print(table)
+    table = Table("width", "depth", "MACs", "parameters", title_justify="left")
+    for point in report["points"]:
+        table.add_row(f"{point['width']:g}", str(point["depth"]), amount(point["macs"]), amount(point["params"]))
+    console.print(table)
+    console.print(f"{report['narrowed_share']:.1%} of the MACs are in layers narrowed on both sides", highlight=False)
+    places = ", ".join(f"{cut['name']} ({cut['share']:.0%})" for cut in report["cuts"])
+    console.print(f"places to cut, with the share of the MACs done: {places}", highlight=False)
+    console.print(f"stem ends at {report['stem']}; early exits at {', '.join(report['exits'])}", highlight=False)
+    for kept in report["full"]:
+        console.print(f"stays at full width: {kept['name']}: {kept['reason']}", highlight=False)
+    for note in report["notes"]:
+        console.print(f"note: {note}", highlight=False)
+
+
+def read_input(path: Path, spec: "InputSpec") -> NDArray[np.float32]:
+    """An image file, resized to the bundle's input and normalised, or a .npy that is the input already.
+
+    Raises:
+        ValueError: the file is neither, or the bundle doesn't take images.
+    """
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    from .training.images import decode_image
+
+    if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+        raise ValueError(f"{path}: this bundle takes {spec.shape}, which is no image; give a .npy")
+    pixels = decode_image(path.read_bytes(), spec.shape[1])
+    if spec.shape[0] == 1:
+        pixels = np.rint(pixels.mean(axis=0, keepdims=True)).astype(np.uint8)
+    return spec.prepare(pixels)
+
+
+def amount(number: float) -> str:
+    """A large number with its unit: 26.7M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"

@@ -1,0 +1,241 @@
+"""A whole training from names: which network on which data; and the way back from its checkpoint."""
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..runtime.bundle import Bundle
+from ..runtime.manifest import InputSpec
+from .augment import Batches, make_augment
+from .checkpoint import CheckpointError, load_checkpoint, load_state
+from .data import Data, load_data
+from .export import export
+from .fit import FitOptions, Progress, fit
+from .nets import make_net
+from .supernet import Supernet, make_plan, make_supernet
+from .supernet.convert import WIDTHS
+from .weights import load_weights
+
+Tell = Callable[[str, int, int], None]
+EVALUATION_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """What to train: `net` as `make_net` takes it, `exits` and `head` as `make_supernet` does.
+
+    size: side of the square images in pixels; None takes them as they are. augment: a key of `AUGMENTS`, or "auto" by
+    what the data looks like. weights: a file of the network's starting weights, from scratch without. mean, std: per
+    channel, what pixels scaled to [0, 1] are normalised by; None takes the training images' own.
+    """
+
+    net: str
+    data: str
+    net_options: dict[str, str] = field(default_factory=dict)
+    weights: str | None = None
+    widths: tuple[float, ...] = WIDTHS
+    exits: int | tuple[float, ...] | tuple[str, ...] = 4
+    head: str = "linear"
+    size: int | None = None
+    batch: int = 128
+    augment: str = "auto"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def run_training(
+    task: TrainTask,
+    options: FitOptions,
+    out: str | Path,
+    on_progress: Callable[[Progress], None] | None = None,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Read the data, make network and supernet, train; goes on from `out` where that exists.
+
+    Returns `points`, with accuracy on the calibration split, which was never trained on, and `history`, each epoch's
+    loss and accuracy.
+    """
+    data = load_data(task.data, size=task.size, progress=_reading(tell))
+    normal = {"scale": data.scale, "mean": list(task.mean or data.mean), "std": list(task.std or data.std)}
+    about = {
+        "net": task.net,
+        "net_options": task.net_options,
+        "classes": list(data.classes),
+        "shape": list(data.input_shape),
+        "data": {"name": data.name, **normal},
+        "weights": None if task.weights is None else Path(task.weights).name,
+        "batch": task.batch,
+        "augment": task.augment,
+    }
+    torch.manual_seed(options.seed)
+    model = _model(about)
+    if task.weights is not None:
+        load_weights(model, task.weights, skip_mismatched=True)
+    net = make_supernet(model, torch.zeros(1, *data.input_shape), task.widths, task.exits, task.head)
+    _check_same(out, about)
+    augment = make_augment(_augment_for(data) if task.augment == "auto" else task.augment)
+    batch = min(task.batch, len(data.splits["train"]))
+    loader = batches(data, "train", batch, normal, augment=augment, shuffle=True, drop_last=True, seed=options.seed)
+    history = fit(net, loader, options, checkpoint=out, on_progress=on_progress, about=about)
+    return {"points": _accuracies(net, batches(data, "calibration", EVALUATION_BATCH, normal)), "history": history}
+
+
+def restore(checkpoint: str | Path) -> tuple[Supernet, dict[str, Any]]:
+    """The supernet of a checkpoint, and what the checkpoint says about it.
+
+    Raises:
+        CheckpointError: it can't be read, or the network it names has changed since.
+    """
+    content = load_checkpoint(checkpoint)
+    about, shape = content["about"], content["supernet"]
+    if not about:
+        raise CheckpointError(
+            f"{checkpoint}: was written by fit() without `about`; make the supernet and load_state it"
+        )
+    example = torch.zeros(1, *about["shape"])
+    net = make_supernet(_model(about), example, shape["widths"], tuple(shape["exits"]), shape["head"], sort=False)
+    load_state(checkpoint, net, content)
+    return net.eval(), content
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path,
+    data_path: str,
+    *,
+    weights: str = "float32",
+    splits: tuple[str, ...] = ("test",),
+    tell: Tell | None = None,
+) -> Bundle:
+    """Write a checkpoint as a bundle; accuracies are of `splits`, temperatures of the calibration split."""
+    net, content = restore(checkpoint)
+    about = content["about"]
+    data = load_data(data_path, size=about["shape"][1], progress=_reading(tell))
+    if list(data.classes) != about["classes"]:
+        raise CheckpointError(
+            f"{checkpoint}: trained on classes {about['classes']}, {data_path} has {list(data.classes)}"
+        )
+    taken = about["data"]
+    spec = InputSpec(tuple(about["shape"]), scale=taken["scale"], mean=tuple(taken["mean"]), std=tuple(taken["std"]))
+    held_out = [b for split in splits for b in batches(data, split, EVALUATION_BATCH, normal=taken)]
+    provenance = {
+        "net": about["net"],
+        "net_options": about["net_options"],
+        "data": taken["name"],
+        "splits": list(splits),
+        "epochs": content["epoch"],
+        "options": content["options"],
+        "exits": content["supernet"]["exits"],
+        "head": content["supernet"]["head"],
+        "weights": weights,
+    }
+    return export(
+        net,
+        held_out,
+        out,
+        input=spec,
+        classes=data.classes,
+        calibration=batches(data, "calibration", EVALUATION_BATCH, normal=taken),
+        network=about["net"],
+        provenance=provenance,
+        weights=weights,
+        progress=tell,
+    )
+
+
+def batches(data: Data, split: str, size: int, normal: dict[str, Any] | None = None, **how: Any) -> Batches:
+    """Batches of a split; `normal`: scale, mean and std to use instead of the data's own.
+
+    Raises:
+        ValueError: the data has no such split.
+    """
+    if split not in data.splits:
+        raise ValueError(f"{data.name} has no split '{split}'; it has {', '.join(data.splits)}")
+    taken = normal or {"scale": data.scale, "mean": data.mean, "std": data.std}
+    return Batches(data.splits[split], size, taken["scale"], tuple(taken["mean"]), tuple(taken["std"]), **how)
+
+
+def _model(about: dict[str, Any]) -> torch.nn.Module:
+    channels, height, width = about["shape"]
+    return make_net(about["net"], len(about["classes"]), (channels, height, width), **about["net_options"])
+
+
+def _augment_for(data: Data) -> str:
+    """Small colour images as for CIFAR, large ones as photos; grey ones only shifted, since digits can't be mirrored."""
+    channels, height, _ = data.input_shape
+    if channels == 1:
+        return "digits"
+    return "cifar" if height < 96 else "photo"
+
+
+def _check_same(out: str | Path, about: dict[str, Any]) -> None:
+    """A checkpoint that is there already must be of the same task."""
+    if Path(out).exists():
+        theirs = load_checkpoint(out)["about"]
+        differing = [f"{k} {theirs.get(k)!r} there, {v!r} here" for k, v in about.items() if theirs.get(k) != v]
+        if differing:
+            raise CheckpointError(f"{out}: is of another training: {'; '.join(differing)}; use another --out")
+
+
+def _reading(tell: Tell | None) -> Callable[[int, int], None] | None:
+    return None if tell is None else lambda done, total: tell("reading", done, total)
+
+
+def _accuracies(net: Supernet, loader: Batches) -> list[dict[str, Any]]:
+    """Every point's accuracy by the torch network, with what it costs."""
+    right = {(width, depth): 0 for width in net.widths for depth in range(1, net.depths + 1)}
+    count = 0
+    for x, y in loader:
+        count += len(y)
+        with torch.no_grad():
+            for width in net.widths:
+                for depth, logits in enumerate(net(x, width), start=1):
+                    right[width, depth] += int((logits.argmax(1) == y).sum())
+    return [
+        {
+            "width": width,
+            "depth": depth,
+            "precision": "fp32",
+            "accuracy": hits / count,
+            "macs": net.macs(width, depth),
+            "params": net.parameters_at(width, depth),
+        }
+        for (width, depth), hits in right.items()
+    ]
+
+
+def read_values(pairs: list[str]) -> dict[str, Any]:
+    """Options of the command line, each `name=value`, with the value read as Python writes it."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"'{pair}' isn't name=value, such as sandwich=1")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def trace_network(
+    net: str,
+    options: dict[str, str],
+    shape: tuple[int, ...],
+    classes: int,
+    widths: tuple[float, ...],
+    exits: Any,
+    head: str,
+) -> dict[str, Any]:
+    """What `stretto trace` reports of a network; see `trace_report`."""
+    if len(shape) != 3:
+        raise ValueError(f"shape {shape}: give channels,height,width")
+    from .supernet.report import trace_report
+
+    model = make_net(net, classes, shape, **options)
+    plan = make_plan(model, torch.zeros(1, *shape), widths, exits, head)
+    return trace_report(plan, widths)
