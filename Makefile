@@ -16,7 +16,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	rm -rf .lint && $(BIN)/pip install -q --no-deps --target .lint .
 	cd .lint && ../$(BIN)/mypy --config-file ../pyproject.toml -p stretto
-	cd .lint && ../$(BIN)/lint-imports --config ../pyproject.toml
+	cd .lint && ../$(BIN)/lint-imports ../pyproject.toml
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..policies.deadline import Deadline
 from ..policies.situation import OperatingPoint
 from ..runtime.bundle import Bundle
+from ..runtime.answer import Answer
 from ..runtime.session import Session, load
 from ..training.data import load_data
 from ..training.evaluate import accuracy, point_logits
@@ -72,7 +73,7 @@ def _adaptive(
     for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         x = session.prepare(image)
         start = time.perf_counter()
-        answer = session.infer(x)
+        answer = cast(Answer, session.infer(x))
         times_ms.append((time.perf_counter() - start) * 1e3)
         point = answer.point
         right.append(answer.index == label)

@@ -4,9 +4,11 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
+from ..runtime.answer import Answer
 from ..runtime.session import Session
 
 
@@ -51,7 +53,7 @@ def sweep(
             time.sleep(rng.uniform(*pause_s))
             i = rng.randrange(len(x))
             start = time.monotonic()
-            answer = session.infer(x[i], budget_ms)
+            answer = cast(Answer, session.infer(x[i], budget_ms))
             took_ms = (time.monotonic() - start) * 1e3
             point = answer.point
             kept[place].append((took_ms <= budget_ms, answer.index == y[i], point.width, point.depth, took_ms))

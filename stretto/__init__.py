@@ -12,27 +12,38 @@ if TYPE_CHECKING:
     from .policies.situation import Budget, OperatingPoint, Step, Stop
     from .runtime.answer import Answer
     from .runtime.errors import BundleError, InputError, StrettoError
+    from .runtime.manifest import InputSpec
     from .runtime.profile import Profile
     from .runtime.session import Session, load
+    from .training.export import export
+    from .training.fit import fit
+    from .training.losses import supernet_loss
+    from .training.supernet import make_supernet
 
-# name → module, as text: a name is imported when it is first used, so that `import stretto` costs nothing
+# name → module, as text: a name is imported when it is first used, so that `import stretto` costs nothing, and torch is
+# imported by the training names alone
 _PLACES = {
     "Answer": ".runtime.answer",
     "Budget": ".policies.situation",
     "BundleError": ".runtime.errors",
     "InputError": ".runtime.errors",
+    "InputSpec": ".runtime.manifest",
     "OperatingPoint": ".policies.situation",
     "Profile": ".runtime.profile",
     "Session": ".runtime.session",
     "Step": ".policies.situation",
     "Stop": ".policies.situation",
     "StrettoError": ".runtime.errors",
+    "export": ".training.export",
+    "fit": ".training.fit",
     "load": ".runtime.session",
+    "make_supernet": ".training.supernet",
+    "supernet_loss": ".training.losses",
 }
 
 __all__ = [
-    "Answer", "Budget", "BundleError", "InputError", "OperatingPoint", "Profile", "Session", "Step", "Stop",
-    "StrettoError", "load",
+    "Answer", "Budget", "BundleError", "InputError", "InputSpec", "OperatingPoint", "Profile", "Session", "Step", "Stop",
+    "StrettoError", "export", "fit", "load", "make_supernet", "supernet_loss",
 ]  # fmt: skip
 
 

@@ -4,12 +4,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
 from . import console as show
+
+if TYPE_CHECKING:
+    from .runtime.answer import Answer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,7 +83,10 @@ def train(
     from .training.nets import read_options
     from .training.task import TrainTask, read_values, run_training
 
-    options = fit_options(epochs=epochs, lr=lr, seed=seed, **read_values(set_))
+    try:
+        options = fit_options(epochs=epochs, lr=lr, seed=seed, **read_values(set_))
+    except TypeError as error:  # an option's name, which for a function's caller is a matter of type
+        raise ValueError(str(error)) from error
     task = TrainTask(
         net, data, read_options(option), weights, _numbers(widths), _exits(exits), head, size, batch, augment,
         _numbers(mean) if mean else None, _numbers(std) if std else None,
@@ -175,7 +181,7 @@ def run(
 
     with load(bundle, threads=threads, confidence=confidence) as session:
         x = show.read_input(input, session.bundle.manifest.input)
-        answer = session.infer(x, budget_ms)
+        answer = cast("Answer", session.infer(x, budget_ms))  # one input gives one answer
         show.answer(out, answer, session.profile)
     _write(json, show.answer_report(answer))
 
@@ -242,7 +248,7 @@ def main() -> None:
 
     try:
         app()
-    except (StrettoError, ValueError, TypeError, FloatingPointError, OSError, ImportError) as error:
+    except (StrettoError, ValueError, FloatingPointError, OSError, ImportError) as error:
         if "--debug" in sys.argv:
             raise
         Console(stderr=True).print(f"stretto: {error}", style="red", markup=False, soft_wrap=True)

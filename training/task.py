@@ -165,7 +165,7 @@ def _model(about: dict[str, Any]) -> torch.nn.Module:
 
 
 def _augment_for(data: Data) -> str:
-    """Small colour images as for CIFAR, large ones as photos; grey ones only shifted, since digits can't be mirrored."""
+    """Small colour images as for CIFAR, large ones as photos; grey ones only shifted: digits can't be mirrored."""
     channels, height, _ = data.input_shape
     if channels == 1:
         return "digits"
