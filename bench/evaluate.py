@@ -10,8 +10,8 @@ import numpy as np
 
 from ..policies.deadline import Deadline
 from ..policies.situation import OperatingPoint
-from ..runtime.bundle import Bundle
 from ..runtime.answer import Answer
+from ..runtime.bundle import Bundle
 from ..runtime.session import Session, load
 from ..training.data import load_data
 from ..training.evaluate import accuracy, point_logits

@@ -42,8 +42,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "Answer", "Budget", "BundleError", "InputError", "InputSpec", "OperatingPoint", "Profile", "Session", "Step", "Stop",
-    "StrettoError", "export", "fit", "load", "make_supernet", "supernet_loss",
+    "Answer", "Budget", "BundleError", "InputError", "InputSpec", "OperatingPoint", "Profile", "Session", "Step",
+    "Stop", "StrettoError", "export", "fit", "load", "make_supernet", "supernet_loss",
 ]  # fmt: skip
 
 
