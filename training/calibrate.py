@@ -1,30 +1,50 @@
 """Calibration of an exit's scores."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+LOW, HIGH = 0.05, 20.0
 
-def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer], steps: int = 60) -> float:
-    """The temperature that makes `softmax(logits / temperature)` most likely for these labels.
+
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer], steps: int = 30) -> float:
+    """The temperature that makes `softmax(logits / temperature)` most likely for these labels, in [0.05, 20].
+
+    It changes no prediction, only how sure it is. Where all samples are right the lower end comes out.
 
     Args:
         logits: (samples, classes) of data that neither training nor test has seen.
         labels: (samples,) class numbers.
-        steps: of a golden-section search over log temperature in [log 0.05, log 20], where the loss has one minimum.
+        steps: of a golden-section search over log temperature, along which the loss has one minimum (it is convex in
+            1 / temperature); 30 find it to 3e-6 of itself.
+
+    Raises:
+        ValueError: the shapes don't fit, or there are no samples.
 
     Reference: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
-    low, high, ratio = np.log(0.05), np.log(20.0), (np.sqrt(5) - 1) / 2
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
+        raise ValueError(f"logits {logits.shape} and labels {labels.shape}: expected (samples, classes) and (samples,)")
+    z, ratio = np.asarray(logits, dtype=np.float64), (math.sqrt(5) - 1) / 2
+
+    def at(log_temperature: float) -> tuple[float, float]:
+        return log_temperature, _loss(z, labels, math.exp(log_temperature))
+
+    low, high = math.log(LOW), math.log(HIGH)
+    a, b = at(high - ratio * (high - low)), at(low + ratio * (high - low))
     for _ in range(steps):
-        a, b = high - ratio * (high - low), low + ratio * (high - low)
-        if _loss(logits, labels, np.exp(a)) < _loss(logits, labels, np.exp(b)):
-            high = b
+        if a[1] < b[1]:
+            high, b = b[0], a
+            a = at(high - ratio * (high - low))
         else:
-            low = a
-    return float(np.exp((low + high) / 2))
+            low, a = a[0], b
+            b = at(low + ratio * (high - low))
+    return math.exp((low + high) / 2)
 
 
-def _loss(logits: NDArray[np.floating], labels: NDArray[np.integer], temperature: float) -> float:
-    z = np.asarray(logits, dtype=np.float64) / temperature
-    z = z - z.max(axis=1, keepdims=True)
+def _loss(logits: NDArray[np.float64], labels: NDArray[np.integer], temperature: float) -> float:
+    """Mean cross-entropy."""
+    z = logits / temperature
+    z -= z.max(axis=1, keepdims=True)
     return float(np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(labels)), labels]))

@@ -15,15 +15,20 @@ KEYS = ("format", "supernet", "state", "optimizer", "epoch", "options", "history
 
 
 class CheckpointError(StrettoError):
-    """A checkpoint can't be read or doesn't fit; names the file and what was expected."""
+    """A checkpoint can't be read, written, or doesn't fit; names the file and what was expected."""
 
 
 def save_checkpoint(path: str | Path, net: Supernet, **state: Any) -> None:
     """Write atomically: a run that is killed meanwhile leaves the previous checkpoint as it was.
 
     `state`: optimizer, epoch, options, history, about; tensors and plain values only.
+
+    Raises:
+        CheckpointError: its folder isn't there.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: there is no folder {path.parent}; make it first")
     content = {"format": FORMAT, "supernet": _shape_of(net), "state": net.state_dict(), **state}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -37,38 +42,55 @@ def save_checkpoint(path: str | Path, net: Supernet, **state: Any) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content.
+    """A checkpoint's content, tensors on the processor.
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds anything but tensors and plain values, or isn't one of ours.
+        CheckpointError: the file is missing, damaged, isn't one of ours, or holds more than tensors and plain values.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint") from error
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: not a readable checkpoint (tensors and plain values only): {reason}") from error
+    content = _read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or set(content) != set(KEYS):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
             f"{path}: not a stretto checkpoint of format {FORMAT}: holds {found}, expected {list(KEYS)}"
         )
     return content
 
 
+def _read(path: str | Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: damaged, or holds more than tensors and plain values, which isn't loaded, as it could run code"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from error
+
+
 def load_state(path: str | Path, net: Supernet, content: dict[str, Any]) -> None:
     """Put a checkpoint's numbers into a supernet of the same shape.
 
     Raises:
-        CheckpointError: its widths, exits or parameters differ; names the difference.
+        CheckpointError: its widths, exits or parameters differ; names the difference. The supernet is left as it was.
     """
-    if content["supernet"] != _shape_of(net):
-        raise CheckpointError(f"{path}: made for {content['supernet']}, this supernet has {_shape_of(net)}")
-    try:
-        net.load_state_dict(content["state"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its parameters don't fit this network: {error}") from error
+    for what, ours in _shape_of(net).items():
+        if content["supernet"].get(what) != ours:
+            raise CheckpointError(
+                f"{path}: was made for {what} {content['supernet'].get(what)!r}, this supernet has {ours!r}"
+            )
+    theirs = {name: tuple(value.shape) for name, value in content["state"].items()}
+    own = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    differing = [name for name in {**own, **theirs} if own.get(name) != theirs.get(name)]
+    if differing:
+        first = differing[0]
+        raise CheckpointError(
+            f"{path}: is of another network: {len(differing)} of its tensors differ, such as {first}, "
+            f"{theirs.get(first, 'not there')} there, {own.get(first, 'not there')} here"
+        )
+    net.load_state_dict(content["state"])
 
 
 def _shape_of(net: Supernet) -> dict[str, Any]:

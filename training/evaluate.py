@@ -1,13 +1,15 @@
 """What every operating point of a bundle answers on labelled data, by the compiled graphs that users run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..policies.situation import OperatingPoint, Step
 from ..runtime.bundle import Bundle
-from ..runtime.engines import make_engine
+from ..runtime.engines import Engine, make_engine
+from ..runtime.manifest import Manifest
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -23,22 +25,19 @@ def point_logits(
     """Every point's logits, (samples, classes), and the labels, (samples,), in the batches' order.
 
     Exits of one width come from one pass through it. `progress` is told how many samples are done.
+
+    Raises:
+        ValueError: there is no data, or it isn't what the bundle takes and answers.
     """
-    has = bundle.manifest
     found: dict[OperatingPoint, list[NDArray[np.float32]]] = {}
     labels: list[NDArray[np.int64]] = []
     runner = make_engine(engine, bundle, threads)
     try:
         for x, y in batches:
-            for width in has.widths:
-                for precision in has.precisions:
-                    features: NDArray[np.float32] | None = x
-                    for depth in range(1, has.depths + 1):
-                        if features is None:
-                            raise RuntimeError(f"exit {depth - 1} of width {width} gave no features to go on with")
-                        step = Step(0 if depth == 1 else depth, depth, width, precision)
-                        logits, features = runner.run(step, features)
-                        found.setdefault(step.point, []).append(logits)
+            _check(bundle.manifest, x, y)
+            for width, precision in product(bundle.manifest.widths, bundle.manifest.precisions):
+                for point, logits in _exits(runner, bundle.manifest.depths, width, precision, x):
+                    found.setdefault(point, []).append(logits)
             labels.append(y)
             if progress is not None:
                 progress(sum(map(len, labels)))
@@ -47,6 +46,25 @@ def point_logits(
     if not labels:
         raise ValueError("there is no data to evaluate on")
     return {point: np.concatenate(parts) for point, parts in found.items()}, np.concatenate(labels)
+
+
+def _exits(
+    runner: Engine, depths: int, width: float, precision: str, x: NDArray[np.float32]
+) -> Iterator[tuple[OperatingPoint, NDArray[np.float32]]]:
+    features: NDArray[np.float32] | None = x
+    for depth in range(1, depths + 1):
+        if features is None:
+            raise RuntimeError(f"exit {depth - 1} of width {width} gave no features to go on with")
+        step = Step(0 if depth == 1 else depth, depth, width, precision)
+        logits, features = runner.run(step, features)
+        yield step.point, logits
+
+
+def _check(has: Manifest, x: NDArray[np.float32], y: NDArray[np.int64]) -> None:
+    if x.shape[1:] != has.input.shape or y.shape != x.shape[:1]:
+        raise ValueError(f"a batch has x {x.shape} and y {y.shape}, expected (n, *{has.input.shape}) and (n,)")
+    if y.size and not 0 <= y.min() <= y.max() < len(has.classes):
+        raise ValueError(f"labels are {y.min()} to {y.max()}, the bundle has classes 0 to {len(has.classes) - 1}")
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -1,6 +1,6 @@
 """A trained supernet becomes a bundle."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.modules import batchnorm
 
 from ..policies.situation import OperatingPoint
 from ..runtime.bundle import Bundle, write_bundle
@@ -16,22 +15,27 @@ from ..runtime.manifest import Arrays, Fragment, InputSpec, Manifest, PointRecor
 from .calibrate import fit_temperature
 from .errors import ExportError
 from .evaluate import accuracy, point_logits
-from .onnx_graph import bind, to_fragment
+from .fold import bind, shared_weights
+from .onnx_graph import Graph, Job, compile_parts
 from .supernet import Supernet
 
 Loader = Iterable[tuple[Any, Any]]
-TOLERANCE = 1e-3  # largest difference to the torch network, over its largest logit, that an export may have
+Tell = Callable[[str, int, int], None]
+# largest difference to the torch network, over its largest logit, that an export may have; 16-bit weights have a
+# relative error of 2^-11 each, so there only gross errors are found
+TOLERANCE = {"float32": 1e-3, "float16": 5e-2}
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A bundle's contents before accuracies are known."""
+    """A bundle's contents before accuracies are known. `unshared_bytes`: of weights that only one width uses."""
 
     fragments: tuple[Fragment, ...]
     graphs: dict[str, bytes]
     weights: Arrays
     ir_version: int
     opset: int
+    unshared_bytes: int
 
 
 def export(
@@ -45,7 +49,7 @@ def export(
     network: str = "supernet",
     provenance: dict[str, Any] | None = None,
     weights: str = "float32",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
 ) -> Bundle:
     """Write a supernet as a bundle: every width and depth, weights once, held-out accuracy of every point inside.
 
@@ -59,17 +63,18 @@ def export(
         progress: told what is being done, how much of it is done, and how much there is.
 
     Raises:
+        ValueError: `input`, `classes` or the data don't fit the network, or the folder of `path` isn't there.
         ExportError: a part has no ONNX form, or the compiled graphs don't answer what the torch network answers.
     """
     tell = progress or (lambda what, done, total: None)
-    was_training = net.training
+    path, was_training = Path(path), net.training
     net.eval()
     try:
+        names = _checked_names(net, path, input, classes)
         parts = build_parts(net, input.shape, weights, tell)
-        names = classes or [str(i) for i in range(parts.fragments[-1].output.shape[0])]
         manifest = _manifest(net, parts, input, names, network, provenance or {})
-        draft = Bundle(Path(path), manifest, "", parts.graphs, parts.weights)
-        _compare(net, draft, weights)
+        draft = Bundle(path, manifest, "", parts.graphs, parts.weights)
+        _compare(net, draft, TOLERANCE[weights])
         manifest = replace(manifest, points=_measured(draft, held_out, calibration, tell))
     finally:
         net.train(was_training)
@@ -77,74 +82,84 @@ def export(
     return Bundle.open(path)
 
 
-def build_parts(net: Supernet, shape: tuple[int, ...], dtype: str, tell: Callable[[str, int, int], None]) -> Parts:
+def build_parts(net: Supernet, shape: tuple[int, ...], dtype: str, tell: Tell) -> Parts:
     """Every body and head as a graph bound to one set of weights."""
-    compiler = _Compiler(net, dtype, tell)
-    stem = compiler.compile(None, 0, "body", torch.randn(2, *shape))
+    compiler = _Compiler(net, dtype)
+    stem = compiler.add(None, 0, "body", torch.randn(2, *shape))
     for width in net.widths:
         features = stem
         for stage in range(1, net.depths + 1):
             if stage < net.depths:
-                features = compiler.compile(width, stage, "body", features)
-            compiler.compile(width, stage, "head", features)
-    return compiler.parts()
+                features = compiler.add(width, stage, "body", features)
+            compiler.add(width, stage, "head", features)
+    tell("compiling", 0, len(compiler.jobs))
+    parts = compiler.compile()
+    tell("compiling", len(compiler.jobs), len(compiler.jobs))
+    return parts
 
 
 class _Compiler:
-    """Compiles one part after the other and keeps what they need."""
+    """Binds one part after the other, then compiles all of them."""
 
-    def __init__(self, net: Supernet, dtype: str, tell: Callable[[str, int, int], None]) -> None:
-        self.net, self.tell = net, tell
-        self.weights = _shared_weights(net, dtype)
+    def __init__(self, net: Supernet, dtype: str) -> None:
+        self.net, self.weights = net, shared_weights(net.shared, dtype)
         self.fragments: list[Fragment] = []
-        self.graphs: dict[str, bytes] = {}
-        self.versions: set[tuple[int, int]] = set()
+        self.jobs: list[Job] = []
 
-    def compile(self, width: float | None, stage: int, kind: Literal["body", "head"], x: torch.Tensor) -> torch.Tensor:
+    def add(self, width: float | None, stage: int, kind: Literal["body", "head"], x: torch.Tensor) -> torch.Tensor:
         """Add a part; `x`: (2, …) what comes in. Returns what goes out."""
-        self.tell(
-            "compiling", len(self.fragments), 2 * self.net.depths * len(self.net.widths) - len(self.net.widths) + 1
-        )
-        label = "stem" if width is None else f"w{width:g}"
-        source = stage if kind == "head" and stage < self.net.depths else stage - 1
-        names = "input" if source < 0 else f"f{source}", f"f{stage}" if kind == "body" else f"scores{stage}"
+        label = "stem" if width is None else f"w{width}"
         part, tensors = self.net.part(width, stage, kind)
-        bound = bind(part, tensors, self.weights, label)
+        bound = bind(part, tensors, x, self.weights, label)
         with torch.no_grad():
             y = bound.module(x)
-        graph = to_fragment(bound, self.weights, x, names, f"{label}/s{stage}{kind[0]}")
+        before = stage if kind == "head" and stage < self.net.depths else stage - 1
+        source = TensorSpec("input" if before < 0 else f"f{before}", tuple(x.shape[1:]))
+        result = TensorSpec(f"f{stage}" if kind == "body" else f"scores{stage}", tuple(y.shape[1:]))
         member = f"graphs/{label}/{stage}_{kind}.onnx"
-        ends = TensorSpec(names[0], tuple(x.shape[1:])), TensorSpec(names[1], tuple(y.shape[1:]))
-        self.fragments.append(Fragment(stage, width, "fp32", kind, member, *ends, graph.bindings))
-        self.graphs[member] = graph.raw
-        self.weights |= bound.vectors | graph.own
-        self.versions.add((graph.ir_version, graph.opset))
+        self.fragments.append(Fragment(stage, width, "fp32", kind, member, source, result, {}))
+        self.jobs.append(Job(bound, x, source.name, result.name, f"{label}/{stage}_{kind}"))
         return y
 
-    def parts(self) -> Parts:
-        """Everything compiled so far, with the weights that it uses."""
-        ((ir_version, opset),) = self.versions
-        bindings = [binding for fragment in self.fragments for binding in fragment.bindings.values()]
+    def compile(self) -> Parts:
+        """The parts' graphs, with the weights that they use."""
+        graphs = compile_parts(self.jobs)
+        fragments = [replace(f, bindings=g.bindings) for f, g in zip(self.fragments, graphs, strict=True)]
+        weights, unshared = self._used(graphs)
+        members = {fragment.member: graph.raw for fragment, graph in zip(fragments, graphs, strict=True)}
+        return Parts(tuple(fragments), members, weights, graphs[0].ir_version, graphs[0].opset, unshared)
+
+    def _used(self, graphs: Sequence[Graph]) -> tuple[Arrays, int]:
+        unshared: Arrays = {}
+        for job, graph in zip(self.jobs, graphs, strict=True):
+            unshared |= job.bound.vectors | graph.own
+        bindings = [binding for graph in graphs for binding in graph.bindings.values()]
         used = {b.tensor for b in bindings} | {b.scale for b in bindings if b.scale is not None}
-        weights = {name: self.weights[name] for name in sorted(used)}
-        return Parts(tuple(self.fragments), self.graphs, weights, ir_version, opset)
+        weights = {name: array for name, array in sorted((self.weights | unshared).items()) if name in used}
+        return weights, sum(array.nbytes for name, array in unshared.items() if name in used)
 
 
-def _shared_weights(net: Supernet, dtype: str) -> Arrays:
-    """The network's own tensors as they are stored, but for its batch norms, which are folded."""
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"weights '{dtype}': one of float32, float16")
-    weights = {}
-    for name, layer in net.shared.named_modules():
-        if not isinstance(layer, batchnorm._BatchNorm):
-            for attribute, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
-                array = value.detach().cpu().contiguous().numpy()
-                weights[f"{name}.{attribute}"] = array.astype(dtype) if array.dtype.kind == "f" else array
-    return weights
+def _checked_names(net: Supernet, path: Path, input: InputSpec, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes' names, after everything that can be known to be wrong before compiling was looked at."""
+    takes = tuple(net.plan.traced.example.shape[1:])
+    if input.shape != takes:
+        raise ValueError(f"input.shape is {input.shape}, the supernet was made for {takes}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+    with torch.no_grad():
+        count = net(_zeros(net, 1, takes), net.widths[0])[-1].shape[1]
+    if classes is not None and len(classes) != count:
+        raise ValueError(f"{len(classes)} names of classes are given, the network has {count} logits")
+    return tuple(classes or map(str, range(count)))
+
+
+def _zeros(net: Supernet, batch: int, shape: tuple[int, ...]) -> torch.Tensor:
+    like = next(net.parameters())
+    return torch.zeros(batch, *shape, device=like.device, dtype=like.dtype)
 
 
 def _manifest(
-    net: Supernet, parts: Parts, input: InputSpec, classes: Sequence[str], network: str, provenance: dict[str, Any]
+    net: Supernet, parts: Parts, input: InputSpec, classes: tuple[str, ...], network: str, provenance: dict[str, Any]
 ) -> Manifest:
     points = [
         PointRecord(width, depth, "fp32", 0.0, net.macs(width, depth), net.parameters_at(width, depth))
@@ -153,7 +168,7 @@ def _manifest(
     ]
     return Manifest(
         network=network,
-        classes=tuple(classes),
+        classes=classes,
         input=input,
         widths=net.widths,
         depths=net.depths,
@@ -162,19 +177,34 @@ def _manifest(
         opset=parts.opset,
         points=tuple(points),
         fragments=parts.fragments,
-        provenance={"torch": torch.__version__, **provenance},
+        provenance={"torch": torch.__version__, "unshared_bytes": parts.unshared_bytes, **provenance},
         members={},
     )
 
 
-def _measured(
-    draft: Bundle, held_out: Loader, calibration: Loader | None, tell: Callable[[str, int, int], None]
-) -> tuple[PointRecord, ...]:
+def _compare(net: Supernet, draft: Bundle, tolerance: float) -> None:
+    """The compiled graphs answer what the torch network answers."""
+    x = _zeros(net, 3, draft.manifest.input.shape).normal_()
+    logits, _ = point_logits(draft, _arrays([(x, np.zeros(3))]))
+    for width in net.widths:
+        with torch.no_grad():
+            expected = [z.float().cpu().numpy() for z in net(x, width)]
+        for depth, z in enumerate(expected, start=1):
+            point = OperatingPoint(width, depth, "fp32")
+            error = np.abs(logits[point] - z).max() / max(np.abs(z).max(), 1e-6)
+            if not error <= tolerance:  # nor where it isn't a number
+                raise ExportError(
+                    f"{point}: the compiled graphs differ from the torch network by {error:.1e} of its largest logit, "
+                    f"at most {tolerance:.0e} is expected"
+                )
+
+
+def _measured(draft: Bundle, held_out: Loader, calibration: Loader | None, tell: Tell) -> tuple[PointRecord, ...]:
     """The points with accuracy and temperature, as the compiled graphs answer."""
-    logits, labels = point_logits(draft, _arrays(held_out), progress=lambda n: tell("evaluating", n, n))
+    logits, labels = point_logits(draft, _told("evaluating", held_out, tell))
     temperatures = dict.fromkeys(logits, 1.0)
     if calibration is not None:
-        aside, theirs = point_logits(draft, _arrays(calibration))
+        aside, theirs = point_logits(draft, _told("calibrating", calibration, tell))
         temperatures = {point: fit_temperature(z, theirs) for point, z in aside.items()}
     records = []
     for record in draft.manifest.points:
@@ -184,18 +214,17 @@ def _measured(
     return tuple(records)
 
 
-def _compare(net: Supernet, draft: Bundle, dtype: str) -> None:
-    """The compiled graphs answer what the torch network answers (16-bit weights change it, so they are let off)."""
-    x = torch.randn(3, *draft.manifest.input.shape)
-    logits, _ = point_logits(draft, [(x.numpy(), np.zeros(3, dtype=np.int64))])
-    for point, found in logits.items() if dtype == "float32" else ():
-        with torch.no_grad():
-            expected = net(x, point.width)[point.depth - 1].numpy()
-        error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6)
-        if error > TOLERANCE:
-            raise ExportError(f"{point}: compiled graphs differ from the torch network by {error:.1e} of its logits")
+def _told(what: str, loader: Loader, tell: Tell) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """The batches, counted; how many there will be isn't known of a loader without a length."""
+    total = len(loader) if isinstance(loader, Sized) else 0
+    done = 0
+    for done, batch in enumerate(_arrays(loader), start=1):
+        yield batch
+        tell(what, done, max(done, total))
 
 
 def _arrays(loader: Loader) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     for x, y in loader:
-        yield np.ascontiguousarray(x, dtype=np.float32), np.asarray(y, dtype=np.int64)
+        pair = (v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in (x, y))
+        x, y = (np.asarray(v) for v in pair)
+        yield np.ascontiguousarray(x, dtype=np.float32), y.astype(np.int64)

@@ -38,6 +38,8 @@ class LossOptions:
             raise ValueError(f"inplace_distillation {self.inplace_distillation}: must be in [0, 1]")
         if self.temperature <= 0:
             raise ValueError(f"temperature {self.temperature}: must be above 0")
+        if self.depth_weights is not None and min(self.depth_weights, default=0.0) < 0:
+            raise ValueError(f"depth_weights {self.depth_weights}: none may be below 0")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing {self.label_smoothing}: must be in [0, 1)")
 
@@ -63,7 +65,7 @@ def supernet_loss(
 ) -> torch.Tensor:
     """The joint loss of a batch, to call `backward()` on in one's own loop; a scalar.
 
-    `x`: (batch, …); `y`: (batch,) class numbers; `rng` draws the sandwich's widths.
+    `x`: (batch, …); `y`: (batch,) class numbers; `rng` draws the sandwich's widths, Python's own where it is None.
     """
     losses = [part.loss for part in width_losses(net, net.stem(x), y, options, rng)]
     return torch.stack(losses).sum()
@@ -89,7 +91,7 @@ def accumulate_gradients(
         part.loss.backward()  # type: ignore[no-untyped-call]
         total += part.loss.item()
         if part.width == net.widths[-1]:
-            right = int((part.logits[-1].argmax(1) == y).sum())
+            right = int((part.logits[-1].detach().argmax(1) == y).sum())
     if stem.requires_grad:
         stem.backward(features.grad)  # type: ignore[no-untyped-call]
     return total, right
@@ -114,25 +116,32 @@ def width_losses(
     teacher: torch.Tensor | None = None
     for width in draw_widths(net.widths, options.sandwich, rng):
         with _autocast(features, autocast):
-            logits = [z.float() if z.dtype == torch.bfloat16 else z for z in _exits(net, features, width, options)]
-        terms = [_exit_loss(z, y, teacher, options) for z in logits]
-        if teacher is None:
+            logits = net.from_stem(features, width, options.equilibrium)
+        if autocast is not None:
+            logits = [z.float() for z in logits]
+        teachers = [teacher] * net.depths
+        if teacher is None:  # the widest final exit teaches all others and learns from the labels alone
             teacher = logits[-1].detach()
-            terms[:-1] = [_exit_loss(z, y, teacher, options) for z in logits[:-1]]
+            teachers = [*[teacher] * (net.depths - 1), None]
+        terms = [_exit_loss(z, y, t, options) for z, t in zip(logits, teachers, strict=True)]
         yield WidthLoss(width, torch.stack([w * t for w, t in zip(weights, terms, strict=True)]).sum(), logits)
 
 
-def draw_widths(widths: Sequence[float], sandwich: int | None, rng: random.Random | None) -> list[float]:
-    """The widths of one step, the widest first; with a sandwich always the widest and the narrowest."""
-    widest, *middle = sorted(widths, reverse=True)
-    if sandwich is None or sandwich >= len(middle):
-        return [widest, *middle]
-    drawn = (rng or random.Random()).sample(middle[:-1], min(sandwich, len(middle) - 1))
-    return [widest, *drawn, *middle[-1:]]
+def draw_widths(widths: Sequence[float], sandwich: int | None, rng: random.Random | None = None) -> list[float]:
+    """The widths of one step, the widest first; with a sandwich always the widest and the narrowest.
+
+    `rng`: Python's own where it is None.
+    """
+    widest, *others = sorted(widths, reverse=True)
+    if sandwich is None or sandwich >= len(others):
+        return [widest, *others]
+    sample = random.sample if rng is None else rng.sample
+    return [widest, *sample(others[:-1], sandwich), others[-1]]
 
 
-def _exits(net: Supernet, features: torch.Tensor, width: float, options: LossOptions) -> list[torch.Tensor]:
-    return net.from_stem(features, width, options.equilibrium)
+def count_drawn(widths: Sequence[float], sandwich: int | None) -> int:
+    """How many widths `draw_widths` gives."""
+    return len(widths) if sandwich is None else min(len(widths), 2 + sandwich)
 
 
 def _exit_loss(

@@ -1,6 +1,7 @@
 """Batch norms: their statistics, settled for every width."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,32 +17,56 @@ def recalibrate_bn(net: Supernet, inputs: Iterable[torch.Tensor], batches: int =
     Needed wherever weights changed without them, and better than the moving averages of training, most of all for
     widths that a sandwich seldom draws (post-statistics; Yu & Huang, Universally Slimmable Networks, ICCV 2019).
 
-    `inputs`: (batch, …) each; the first `batches` of them are used.
+    `inputs`: (batch, …) each; the first `batches` of them are used, none leaves everything as it is.
     """
-    norms = list(_statistics(net))
-    means = [(torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_var)) for layer, _ in norms]
+    norms = [_Average(layer, share) for layer, share in _statistics(net) if share > 0]
+    if not norms or batches == 0:
+        return
     was_training, count = net.training, 0
     net.train()
     for count, x in enumerate(islice(inputs, batches), start=1):
-        for layer, _ in norms:
-            layer.running_mean.zero_(), layer.running_var.zero_(), layer.num_batches_tracked.zero_()
+        for norm in norms:
+            norm.reset()
         with torch.no_grad():
             features = net.stem(x)
             for width in net.widths:
                 net.from_stem(features, width)
-        for (layer, momentum), (mean, var) in zip(norms, means, strict=True):
-            mean.lerp_(layer.running_mean / momentum, 1 / count)
-            var.lerp_(layer.running_var / momentum, 1 / count)
+        for norm in norms:
+            norm.add(count)
     if count:
-        for (layer, _), (mean, var) in zip(norms, means, strict=True):
-            layer.running_mean.copy_(mean), layer.running_var.copy_(var), layer.num_batches_tracked.fill_(count)
+        for norm in norms:
+            norm.settle(count)
     net.train(was_training)
+
+
+@dataclass(slots=True)
+class _Average:
+    """One norm's statistics, averaged over batches. `share`: of a single batch in them after a reset."""
+
+    layer: Any
+    share: float
+    mean: Any = 0.0
+    var: Any = 0.0
+
+    def reset(self) -> None:
+        for statistic in (self.layer.running_mean, self.layer.running_var, self.layer.num_batches_tracked):
+            statistic.zero_()
+
+    def add(self, count: int) -> None:
+        """Take in the batch since the reset, the `count`-th."""
+        self.mean = self.mean + (self.layer.running_mean / self.share - self.mean) / count
+        self.var = self.var + (self.layer.running_var / self.share - self.var) / count
+
+    def settle(self, count: int) -> None:
+        self.layer.running_mean.copy_(self.mean)
+        self.layer.running_var.copy_(self.var)
+        self.layer.num_batches_tracked.fill_(count)
 
 
 def _statistics(net: Supernet) -> Iterator[tuple[Any, float]]:
     """Whatever holds running statistics, with the share of one batch in them after a reset."""
     for name, layer in net.shared.named_modules():
-        if isinstance(layer, batchnorm._BatchNorm) and layer.track_running_stats:
+        if isinstance(layer, batchnorm._BatchNorm) and layer.running_mean is not None:
             share = 1.0 if layer.momentum is None else layer.momentum
             key = name.replace(".", "/")
             yield layer, share
