@@ -147,7 +147,7 @@ def _checked_names(net: Supernet, path: Path, input: InputSpec, classes: Sequenc
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
     with torch.no_grad():
-        count = net(_zeros(net, 1, takes), net.widths[0])[-1].shape[1]
+        count = net(_zeros(net, 2, takes), net.widths[0])[-1].shape[1]
     if classes is not None and len(classes) != count:
         raise ValueError(f"{len(classes)} names of classes are given, the network has {count} logits")
     return tuple(classes or map(str, range(count)))

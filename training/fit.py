@@ -196,7 +196,7 @@ class _Run:
         if isinstance(generator, torch.Generator):
             generator.manual_seed(number)
         for holder in (self.loader, getattr(self.loader, "sampler", None)):
-            if hasattr(holder, "set_epoch"):
+            if holder is not None and hasattr(holder, "set_epoch"):
                 holder.set_epoch(epoch)
         return random.Random(number)
 

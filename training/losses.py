@@ -88,12 +88,12 @@ def accumulate_gradients(
     features = stem.detach().requires_grad_(stem.requires_grad)
     total, right = 0.0, 0
     for part in width_losses(net, features, y, options, rng, autocast):
-        part.loss.backward()  # type: ignore[no-untyped-call]
+        part.loss.backward()
         total += part.loss.item()
         if part.width == net.widths[-1]:
             right = int((part.logits[-1].detach().argmax(1) == y).sum())
     if stem.requires_grad:
-        stem.backward(features.grad)  # type: ignore[no-untyped-call]
+        stem.backward(features.grad)
     return total, right
 
 

@@ -1,0 +1,254 @@
+"""A bundle answers what the supernet answers, holds the weights once, and nothing of the machine that wrote it."""
+
+import re
+import zipfile
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+import torch
+from stretto.policies.situation import Step
+from stretto.runtime.bundle import Bundle
+from stretto.runtime.engines import make_engine
+from stretto.runtime.manifest import InputSpec
+from stretto.training.errors import ExportError
+from stretto.training.export import export
+from stretto.training.nets import make_net
+from stretto.training.supernet import Supernet, make_supernet
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from .odd_nets import Images, Sequences, settled
+
+TOLERANCE = 1e-4
+CASES = {
+    "resnet": ((1, 8, 8), {"exits": 4}),
+    "mobilenet": ((3, 32, 32), {"exits": 3, "widths": (0.25, 1.0)}),
+    "lenet5": ((1, 8, 8), {"exits": 3}),
+    "lenet300": ((1, 8, 8), {"exits": 2, "widths": (0.5, 1.0)}),
+    "images": ((3, 8, 8), {"exits": 8, "widths": (0.5, 1.0)}),
+    "sequences": ((4, 16), {"exits": 3, "widths": (0.5, 1.0)}),
+}
+OPTIONS = {"resnet": {"blocks": 2, "base": 16}, "mobilenet": {"multiplier": 0.25}}
+
+
+@dataclass(frozen=True)
+class Exported:
+    net: Supernet
+    bundle: Bundle
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name in ("images", "sequences"):
+        return {"images": Images, "sequences": Sequences}[name]()
+    return make_net(name, 10, CASES[name][0], **OPTIONS.get(name, {}))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Bundles by network, each written when it is first asked for."""
+    made: dict[str, Exported] = {}
+
+    def get(name: str) -> Exported:
+        if name not in made:
+            shape, how = CASES[name]
+            net = settled(model(name), shape, **how)
+            x, y = torch.randn(40, *shape), torch.randint(5, (40,))
+            path = tmp_path_factory.mktemp("export") / f"{name}.stretto"
+            bundle = export(net, DataLoader(TensorDataset(x, y), 16), path, input=InputSpec(shape), network=name)
+            made[name] = Exported(net, bundle, x, y)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_step_and_span_equals_the_supernet(exported, name):
+    case = exported(name)
+    engine = make_engine("onnx", case.bundle)
+    for width, batch in product(case.net.widths, (1, 5)):
+        x = case.x[:batch]
+        with torch.no_grad():
+            expected = [z.numpy() for z in case.net(x, width)]
+        features = {0: x.numpy()}
+        for depth, z in enumerate(expected, start=1):
+            for first, given in list(features.items()):
+                found, after = engine.run(Step(first, depth, width, "fp32"), given)
+                assert np.abs(found - z).max() <= TOLERANCE * max(1.0, np.abs(z).max()), (width, first, depth)
+            if after is not None:
+                features[depth + 1] = after
+    engine.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_assembled_models_are_valid_onnx(exported, name):
+    bundle = exported(name).bundle
+    has = bundle.manifest
+    for step in (Step(0, has.depths, 1.0, "fp32"), Step(1, 1, has.widths[0], "fp32")):
+        assembled = bundle.model(step)
+        proto = onnx.load_from_string(assembled.model)
+        for tensor in proto.graph.initializer:
+            if tensor.name in assembled.initializers:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(assembled.initializers[tensor.name], tensor.name))
+        onnx.checker.check_model(proto, full_check=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_graphs_hold_no_batch_norm_and_nothing_of_this_machine(exported, name):
+    with zipfile.ZipFile(exported(name).bundle.path) as file:
+        graphs = [file.read(member) for member in file.namelist() if member.endswith(".onnx")]
+    for graph in graphs:
+        assert not re.search(rb"site-packages|\.py\b|/home|/root|/work|/tmp", graph)
+        assert str(Path.cwd()).encode() not in graph
+        nodes = onnx.load_from_string(graph).graph.node
+        assert "BatchNormalization" not in {node.op_type for node in nodes}
+        assert not any(node.doc_string or node.metadata_props for node in nodes)
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet"])
+def test_weights_are_stored_once_and_what_one_width_alone_uses_is_counted(exported, name):
+    case = exported(name)
+    with zipfile.ZipFile(case.bundle.path) as file:
+        stored = safetensors.numpy.load(file.read("weights.safetensors"))
+    unshared = case.bundle.manifest.provenance["unshared_bytes"]
+    norms = sum(4 * value.numel() for key, value in case.net.named_buffers() if key.endswith("running_mean"))
+    assert sum(array.nbytes for array in stored.values()) - unshared <= sum(
+        4 * value.numel() for value in case.net.shared.parameters()
+    )
+    assert unshared == 2 * norms  # a factor and a summand for every channel of every width's norms
+
+
+def test_bundle_is_hardly_larger_than_the_plain_network_with_its_heads(exported):
+    case = exported("resnet")
+    plain = torch.onnx.export(case.net.shared, (case.x[:2],), dynamo=True, verbose=False).model_proto
+    assert case.bundle.path.stat().st_size <= 1.1 * len(plain.SerializeToString())
+
+
+def test_a_halved_bundle_answers_nearly_the_same_and_knows_its_own_accuracy(exported, tmp_path):
+    case = exported("lenet300")
+    batches = DataLoader(TensorDataset(case.x, case.y), 40)
+    half = export(case.net, batches, tmp_path / "half.stretto", input=InputSpec((1, 8, 8)), weights="float16")
+    assert half.path.stat().st_size < 0.6 * case.bundle.path.stat().st_size
+    for step in (Step(0, depth, width, "fp32") for width in half.manifest.widths for depth in (1, 2)):
+        found, expected = (logits(bundle, step, case.x) for bundle in (half, case.bundle))
+        assert 0 < np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()
+        right = float((found.argmax(1) == case.y.numpy()).mean())
+        assert half.point(step.width, step.depth, "fp32").accuracy == right
+
+
+@pytest.mark.parametrize("name", ["resnet", "images"])
+def test_accuracies_are_those_of_the_torch_network(exported, name):
+    case = exported(name)
+    for width in case.net.widths:
+        with torch.no_grad():
+            answers = [z.argmax(1) for z in case.net(case.x, width)]
+        for depth, answer in enumerate(answers, start=1):
+            point = case.bundle.point(width, depth, "fp32")
+            assert point.accuracy == pytest.approx(float((answer == case.y).float().mean()))
+            assert (point.macs, point.params) == (case.net.macs(width, depth), case.net.parameters_at(width, depth))
+
+
+def test_calibration_changes_temperatures_only(exported, tmp_path):
+    case = exported("lenet300")
+    batches = [(case.x.numpy(), case.y.numpy())]
+    sure = [(case.x.numpy(), logits(case.bundle, Step(0, 2, 1.0, "fp32"), case.x).argmax(1))]
+    path = tmp_path / "calibrated.stretto"
+    bundle = export(case.net, batches, path, input=InputSpec((1, 8, 8)), calibration=sure, network="lenet300")
+    for before, after in zip(case.bundle.manifest.points, bundle.manifest.points, strict=True):
+        assert before.temperature == 1.0
+        assert (before.accuracy, before.macs) == (after.accuracy, after.macs)
+    assert bundle.point(1.0, 2, "fp32").temperature == pytest.approx(0.05, rel=1e-3)  # it was right every time
+
+
+def test_exporting_twice_gives_the_same_bytes(exported, tmp_path):
+    case = exported("lenet300")
+    spec, batches = InputSpec((1, 8, 8)), DataLoader(TensorDataset(case.x, case.y), 16)
+    again = export(case.net, batches, tmp_path / "again.stretto", input=spec, network="lenet300")
+    assert again.path.read_bytes() == case.bundle.path.read_bytes()
+
+
+def test_export_leaves_mode_and_numbers_as_they_were_and_says_nothing(exported, tmp_path, capfd, recwarn):
+    net = exported("lenet300").net
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.train()
+    told = []
+    batches = [(np.zeros((1, 1, 8, 8)), np.zeros(1))]
+    tell = lambda *how: told.append(how)  # noqa: E731
+    export(net, batches, tmp_path / "a.stretto", input=InputSpec((1, 8, 8)), progress=tell)
+    assert net.training
+    net.eval()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+    assert told == [("compiling", 0, 7), ("compiling", 7, 7), ("evaluating", 1, 1)]
+
+
+class NoForm(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.i0e(x)
+
+
+def test_a_part_without_onnx_form_is_named_and_nothing_is_left(tmp_path):
+    net = make_supernet(
+        nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), NoForm(), nn.Linear(32, 3)),
+        torch.zeros(1, 8),
+        widths=(0.5, 1.0),
+        exits=2,
+    )
+    with pytest.raises(ExportError, match=r"w0\.5/2_head: no ONNX form: .*i0e"):
+        export(net, [(torch.zeros(1, 8), torch.zeros(1))], tmp_path / "no.stretto", input=InputSpec((8,)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_norm_without_statistics_is_refused(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 32), nn.BatchNorm1d(32, track_running_stats=False), nn.ReLU(), nn.Linear(32, 16), nn.Linear(16, 3)
+    )
+    net = make_supernet(model, torch.zeros(2, 8), widths=(0.5, 1.0), exits=2)
+    with pytest.raises(ExportError, match="1 has no running statistics"):
+        export(net, [], tmp_path / "no.stretto", input=InputSpec((8,)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"input": InputSpec((3, 8, 8))}, r"input.shape is \(3, 8, 8\), the supernet was made for \(1, 8, 8\)"),
+        ({"classes": ["a", "b"]}, "2 names of classes are given, the network has 10 logits"),
+        ({"weights": "int8"}, "weights 'int8': one of float32, float16"),
+        ({"path": "none/a.stretto"}, "there is no folder"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_compiling(exported, tmp_path, changed, message):
+    given = {"input": InputSpec((1, 8, 8)), "path": "a.stretto", "progress": lambda *how: pytest.fail("compiled")}
+    given |= changed
+    with pytest.raises(ValueError, match=message):
+        export(exported("lenet300").net, [], tmp_path / given.pop("path"), **given)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((np.zeros((2, 8, 8)), np.zeros(2)), r"x \(2, 8, 8\) and y \(2,\), expected \(n, \*\(1, 8, 8\)\)"),
+        ((np.zeros((2, 1, 8, 8)), np.full(2, 10)), "labels are 10 to 10, the bundle has classes 0 to 9"),
+        (None, "there is no data"),
+    ],
+)
+def test_held_out_data_that_does_not_fit_leaves_no_file(exported, tmp_path, batch, message):
+    data = [] if batch is None else [batch]
+    with pytest.raises(ValueError, match=message):
+        export(exported("lenet300").net, data, tmp_path / "a.stretto", input=InputSpec((1, 8, 8)))
+    assert not list(tmp_path.iterdir())
+
+
+def logits(bundle: Bundle, step: Step, x: torch.Tensor) -> np.ndarray:
+    engine = make_engine("onnx", bundle)
+    found, _ = engine.run(step, x.numpy())
+    engine.close()
+    return found
