@@ -5,7 +5,7 @@ together: an atom. Atoms that the same layers share form a channel group; a widt
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import lcm
 
 import numpy as np
@@ -43,7 +43,23 @@ class Partition:
 
     def merge(self, ids: Ids) -> None:
         """Join all of them into one."""
+        ids = np.unique(ids)
         self.join(ids[1:], np.full(len(ids) - 1, ids[0]))
+
+    def fix(self, ids: Ids) -> bool:
+        """Keep them at full width; whether any wasn't."""
+        news = not self.fixed(ids)
+        self.merge(np.concatenate([[FULL], ids.ravel()]))
+        return news
+
+    def fixed(self, ids: Ids) -> bool:
+        """Whether all of them stay at full width."""
+        return bool((self.find(ids) == FULL).all())
+
+    def find(self, ids: Ids) -> Ids:
+        """The root of every id, in the shape of `ids`."""
+        known, places = np.unique(ids, return_inverse=True)
+        return np.array([self.root(int(i)) for i in known])[places].reshape(ids.shape)
 
     def roots(self) -> Ids:
         """(ids,) the root of every id."""
@@ -68,7 +84,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
-    """Channels narrowed together: `atoms` atoms of `per_atom` channels each, as counted at layer `name`."""
+    """Channels narrowed together: `atoms` atoms of `per_atom` channels each at layer `name`, where they are most."""
 
     name: str
     atoms: int
@@ -80,55 +96,74 @@ class ChannelGroup:
         return self.atoms * self.per_atom
 
     def kept_atoms(self, width: float) -> int:
-        """Atoms in use at a width in (0, 1]: channels rounded to a multiple of 8 (half up), at least one unit."""
+        """Atoms in use at a width in (0, 1]: channels rounded to a multiple of 8 (half up), at least one unit.
+
+        Groups too small for that stay whole; but atoms of 8 channels or more are lost one by one then.
+        """
         unit = lcm(8, self.per_atom) // self.per_atom
+        if unit >= self.atoms and self.per_atom >= 8:
+            unit = 1
         if width == 1.0 or unit >= self.atoms:
             return self.atoms
         return min(self.atoms, max(1, int(width * self.atoms / unit + 0.5)) * unit)
 
 
-class Channels:
-    """The result of the analysis: a layout for every tensor, ids for every parameter axis, and the groups.
+@dataclass
+class Findings:
+    """What a walk over the graph finds out.
 
+    `opened`: layer → ids of the channels that it opens.
     `layouts`: node name → Layout, or None where a tensor has no channels to narrow.
     `parameters`: parameter or buffer name → ids per axis, None for an axis that is never narrowed.
+    `rows`: layer → (groups, channels) ids of what a layer with groups puts out, a row for each of them.
+    `pieces`: node name → ids of the part that it takes; each part keeps its share.
+    `ordered`: node name → ids that may be left out from the end on but not be reordered.
+    `moves`: names of the nodes that only move channels about.
+    `kept`: what stays at full width, and why.
     """
 
-    def __init__(
-        self,
-        partition: Partition,
-        opened: dict[str, Ids],
-        layouts: dict[str, Layout | None],
-        parameters: dict[str, list[Ids | None]],
-        kept: list[Kept],
-    ) -> None:
-        self.layouts, self.parameters = layouts, parameters
-        self._root = partition.roots()
-        self.groups, self.kept = self._make_groups(opened), kept
+    partition: Partition = field(default_factory=Partition)
+    opened: dict[str, Ids] = field(default_factory=dict)
+    layouts: dict[str, Layout | None] = field(default_factory=dict)
+    parameters: dict[str, list[Ids | None]] = field(default_factory=dict)
+    rows: dict[str, Ids] = field(default_factory=dict)
+    pieces: dict[str, Ids] = field(default_factory=dict)
+    ordered: dict[str, Ids] = field(default_factory=dict)
+    moves: list[str] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+
+
+class Channels:
+    """What a walk found, with channels in groups: which of them a width uses of every tensor and parameter."""
+
+    def __init__(self, found: Findings) -> None:
+        self.layouts, self.parameters, self.rows = found.layouts, found.parameters, found.rows
+        self.ordered, self.moves, self.kept = found.ordered, found.moves, found.kept
+        self._root = found.partition.roots()
+        self.groups, self._atoms = self._make_groups(found)
         self._group = np.full(len(self._root), -1)
         self._rank = np.zeros(len(self._root), dtype=np.int64)
         for number, roots in enumerate(self._atoms):
             self._group[roots], self._rank[roots] = number, np.arange(len(roots))
         self._group, self._rank = self._group[self._root], self._rank[self._root]
+        self.unsorted = {int(group) for ids in self.ordered.values() for group in np.unique(self._group[ids])}
 
-    def _make_groups(self, opened: dict[str, Ids]) -> list[ChannelGroup]:
-        layers_of: dict[int, dict[str, int]] = {}
-        for layer, ids in opened.items():
+    def _make_groups(self, found: Findings) -> tuple[list[ChannelGroup], list[Ids]]:
+        """Atoms that the same layers, and the same pieces, have equally many channels of; and their ids."""
+        uses: dict[int, dict[str, int]] = {}
+        for name, ids in [*found.opened.items(), *found.pieces.items()]:
             for root, count in zip(*np.unique(self._root[ids], return_counts=True), strict=True):
-                layers_of.setdefault(int(root), {})[layer] = int(count)
-        members: dict[tuple[str, ...], list[int]] = {}
-        for root in sorted(layers_of):
-            if root != FULL:
-                members.setdefault(tuple(layers_of[root]), []).append(root)
-        groups, self._atoms = [], []
-        self.irregular: list[Ids] = []
-        for layers, roots in members.items():
-            if any(layers_of[root] != layers_of[roots[0]] for root in roots):
-                self.irregular.append(np.array(roots))
-                continue
-            groups.append(ChannelGroup(layers[0], len(roots), layers_of[roots[0]][layers[0]], layers))
-            self._atoms.append(np.array(roots))
-        return groups
+                uses.setdefault(int(root), {})[name] = int(count)
+        members: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        for root in sorted(uses):
+            if root != FULL and not found.opened.keys().isdisjoint(uses[root]):
+                members.setdefault(tuple(uses[root].items()), []).append(root)
+        groups = []
+        for counts, roots in members.items():
+            layers = {name: count for name, count in counts if name in found.opened}
+            most = max(layers, key=lambda name: layers[name])
+            groups.append(ChannelGroup(most, len(roots), layers[most], tuple(layers)))
+        return groups, [np.array(roots) for roots in members.values()]
 
     def group_of(self, ids: Ids | None) -> Ids:
         """(channels,) the number of each channel's group, -1 where it stays at full width."""
@@ -154,6 +189,14 @@ class Channels:
         limits = np.array([*self.sizes(width), 1])  # the last one serves group -1, whose rank is 0
         used = self._rank[ids] < limits[groups]
         return None if used.all() else np.flatnonzero(used)
+
+    def groups_kept(self, layer: str, width: float) -> int | None:
+        """How many of a grouped layer's groups a width uses; None for a layer without."""
+        rows = self.rows.get(layer)
+        if rows is None:
+            return None
+        used = self.indices(rows.ravel(), width)
+        return len(rows) if used is None else len(np.unique(used // rows.shape[1]))
 
     def count(self, ids: Ids | None, width: float) -> int | None:
         """How many places of an axis a width uses; None where the axis isn't known."""

@@ -1,20 +1,24 @@
 """Anyone's classifier becomes a supernet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from .channels import Channels, Layout
+from ..errors import TraceError
+from .check import checked_channels
 from .cuts import choose_exits, find_cuts, stem_end
 from .exits import graft_exits
+from .function_rules import FUNCTIONS
 from .importance import sort_channels
-from .rules import Walk
-from .skeleton import narrowed
+from .layer_rules import rule_of
+from .meta import BATCHES
 from .supernet import Plan, Supernet
-from .trace import NodeError, Traced, trace
+from .trace import trace
+from .walk import Walk
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
+TOLERANCE = 1e-3  # relative; a trace that misses something is wrong by far more, rounding by far less
 
 
 def make_supernet(
@@ -27,23 +31,26 @@ def make_supernet(
 ) -> Supernet:
     """A supernet from a plain classifier; the model itself is left as it is.
 
-    Right after this the full width's final exit answers what the model answers.
+    Right after this the full width's final exit answers what the model answers; that is tried on random numbers.
 
     Args:
-        example: (batch, …) an input; only its shape and type matter.
+        example: (batch, …) an input; of floating-point ones only shape and type matter.
         widths: ascending or not, each in (0, 1]; 1.0, the network itself, must be among them.
         exits: how many in all, or their shares of the MACs, or names of layers (see `stretto trace`).
         head: which classifier the early exits get, a key of `exits.HEADS`.
         sort: put each group's most important channels first.
 
     Raises:
-        TraceError: the network can't be traced or cut.
+        TraceError: the network can't be traced or cut, or its graph answers something else.
         ValueError: widths, exits or head that this network can't have; names what is allowed.
     """
     plan = make_plan(model, example, widths, exits, head)
     if sort:
         sort_channels(plan.traced.module, plan.channels)
-    return Supernet(plan, sorted(widths))
+    net = Supernet(plan, sorted(widths))
+    if not any(tensor.is_meta for tensor in [example, *model.parameters(), *model.buffers()]):
+        _check_equal(model, net, example)
+    return net
 
 
 def make_plan(
@@ -59,52 +66,9 @@ def make_plan(
     cuts = find_cuts(traced)
     stem = stem_end(traced, cuts)
     early = choose_exits(cuts, exits, stem)
-    graft_exits(traced, early, Walk(traced, {}).run().layouts, head)
-    channels = checked_channels(traced, widths)
-    _check_distinct(channels, widths)
-    return Plan(traced, channels, tuple(cuts), stem, tuple(early), head)
-
-
-def checked_channels(traced: Traced, widths: Sequence[float]) -> Channels:
-    """Channel groups whose shapes were tried at every width; what doesn't fit is fixed at full width."""
-    forced: dict[str, str] = {}
-    while True:
-        channels = Walk(traced, forced).run()
-        wrong = _irregular(channels) | _mismatches(traced, channels, widths)
-        if not wrong.keys() - forced.keys():
-            return channels
-        forced |= wrong
-
-
-def _irregular(channels: Channels) -> dict[str, str]:
-    """Tensors that carry a group whose channels aren't all used alike."""
-    bad = {int(i) for ids in channels.irregular for i in ids}
-    return {
-        name: "its channels are used in unequal numbers"
-        for name, layout in channels.layouts.items()
-        if layout is not None and bad & set(channels.roots(layout.ids).tolist())
-    }
-
-
-def _mismatches(traced: Traced, channels: Channels, widths: Sequence[float]) -> dict[str, str]:
-    """The first node whose tensor isn't what its layout says at some width, with the reason."""
-    for width in widths:
-        try:
-            shapes = narrowed(traced, channels, width).shapes
-        except NodeError as error:
-            return {error.node: f"fails at width {width}"}
-        for name, layout in channels.layouts.items():
-            if shapes.get(name) != _expected(traced.shapes.get(name), channels, layout, width):
-                return {name: f"has shape {shapes.get(name)} at width {width}"}
-    return {}
-
-
-def _expected(
-    shape: tuple[int, ...] | None, channels: Channels, layout: Layout | None, width: float
-) -> tuple[int, ...] | None:
-    if shape is None or layout is None:
-        return shape
-    return (*shape[: layout.axis], channels.count(layout.ids, width) or 0, *shape[layout.axis + 1 :])
+    graft_exits(traced, early, Walk(traced).run(rule_of, FUNCTIONS).layouts, head)
+    channels, narrow = checked_channels(traced, widths)
+    return Plan(traced, channels, tuple(cuts), stem, tuple(early), head, narrow)
 
 
 def _check_widths(widths: Sequence[float]) -> None:
@@ -115,13 +79,24 @@ def _check_widths(widths: Sequence[float]) -> None:
         )
 
 
-def _check_distinct(channels: Channels, widths: Sequence[float]) -> None:
-    seen: dict[tuple[int, ...], float] = {}
-    for width in sorted(widths):
-        sizes = channels.sizes(width)
-        if sizes in seen:
-            raise ValueError(
-                f"widths {seen[sizes]} and {width} come out the same in this network (channels round to multiples of 8, "
-                f"{len(channels.groups)} channel groups can be narrowed); leave one out"
-            )
-        seen[sizes] = width
+def _check_equal(model: nn.Module, net: Supernet, example: torch.Tensor) -> None:
+    """The full width's final exit against the model, in evaluation."""
+    x = example
+    if example.is_floating_point():
+        numbers = torch.randn(BATCHES[0], *example.shape[1:], generator=torch.Generator().manual_seed(0))
+        x = numbers.to(example.device, example.dtype)
+    modes: Mapping[nn.Module, bool] = {module: module.training for module in [*model.modules(), *net.modules()]}
+    try:
+        model.eval(), net.eval()
+        with torch.no_grad():
+            expected, again, found = model(x), model(x), net(x)[-1]
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    if not error <= TOLERANCE and torch.equal(expected, again) and bool(expected.isfinite().all()):
+        raise TraceError(
+            f"{type(model).__name__}: the traced graph doesn't answer what the network answers (off by {error:.1g} of "
+            "the largest logit); it may depend on numbers that tracing doesn't see, or on its channels' order: try "
+            "sort=False, and let forward() depend on nothing but its input and the parameters"
+        )

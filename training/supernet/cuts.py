@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.nn.modules import activation, batchnorm, conv, dropout, instancenorm
 
-from ..errors import TraceError
+from .graphs import is_call
 from .trace import Traced
 
-NORMS = (batchnorm._BatchNorm, instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-ACTIVATIONS = set(
-    ["relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "softplus", "prelu"]
+NORMS = (batchnorm._BatchNorm, instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+ACTIVATIONS = tuple(
+    """
+    relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus prelu
+    """.split()  # noqa: SIM905
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """After `node` only its tensor is alive; `share` of the network's MACs are done there. `name`: as a user says it."""
+    """After `node`, `name` to a user, only its tensor is alive; `share` of the network's MACs are done there."""
 
     node: str
     name: str
@@ -28,23 +30,27 @@ class Cut:
 def macs(traced: Traced) -> dict[str, int]:
     """Multiply-accumulates for one sample of every convolution and linear layer, by node name."""
     result = {}
-    for node in traced.module.graph.nodes:
-        if node.op == "call_module":
-            layer = traced.module.get_submodule(str(node.target))
-            out = traced.shapes.get(node.name, ())
-            if isinstance(layer, conv._ConvTransposeNd):
-                result[node.name] = math.prod(traced.shapes[node.all_input_nodes[0].name][1:]) * (
-                    layer.weight[0].numel()
-                )
-            elif isinstance(layer, (conv._ConvNd, nn.Linear)):
-                result[node.name] = math.prod(out[1:]) * layer.weight[0].numel()
+    for node in traced.graph.nodes:
+        layer = traced.layer(node) if node.op == "call_module" else None
+        if isinstance(layer, (conv._ConvNd, nn.Linear)):
+            read = node.all_input_nodes[0] if isinstance(layer, conv._ConvTransposeNd) else node
+            result[node.name] = math.prod(traced.shapes[read.name][1:]) * _per_output(layer)
+        elif is_call(node, "conv1d", "conv2d", "conv3d", "linear") and len(node.all_input_nodes) > 1:
+            weight = node.all_input_nodes[1]  # computed, else this would be a layer
+            result[node.name] = math.prod(traced.shapes[node.name][1:]) * math.prod(traced.shapes[weight.name][1:])
     return result
+
+
+def _per_output(layer: nn.Module) -> int:
+    """Multiply-accumulates for one number of what comes out (of a transposed convolution: of what goes in)."""
+    shapes = [p.shape for p in layer.parameters() if p.dim() >= 2] or [b.shape for b in layer.buffers() if b.dim() >= 2]
+    return math.prod(shapes[0][1:]) if shapes else 0
 
 
 def find_cuts(traced: Traced) -> list[Cut]:
     """Every place to cut, in order; never between a layer and its norm or activation, and never where nothing but the
     network's own last layer is left, since an exit there would only repeat it."""
-    nodes = [node for node in traced.module.graph.nodes if node.op != "get_attr"]
+    nodes = [node for node in traced.graph.nodes if node.op != "get_attr"]
     cost = macs(traced)
     total, done = sum(cost.values()) or 1, 0
     layers = [i for i, node in enumerate(nodes) if node.name in cost]
@@ -92,18 +98,13 @@ def choose_exits(cuts: Sequence[Cut], exits: int | Sequence[float] | Sequence[st
 
 def stem_end(traced: Traced, cuts: Sequence[Cut]) -> Cut:
     """The first cut past the first convolution and its activation; in a network that begins with a linear layer,
-    which would be most of its work, the input itself.
-
-    Raises:
-        TraceError: the network can't be cut anywhere.
-    """
+    which would be most of its work, or that can't be cut anywhere, the input itself."""
     cost = macs(traced)
-    first = next((node for node in traced.module.graph.nodes if node.name in cost), None)
-    if first is not None and isinstance(traced.module.get_submodule(str(first.target)), nn.Linear):
-        entry = next(node for node in traced.module.graph.nodes if node.op == "placeholder")
+    first = next((node for node in traced.graph.nodes if node.name in cost), None)
+    linear = first is not None and first.op == "call_module" and isinstance(traced.layer(first), nn.Linear)
+    if linear or not cuts:
+        entry = next(node for node in traced.graph.nodes if node.op == "placeholder")
         return Cut(entry.name, "input", 0.0)
-    if not cuts:
-        raise TraceError("the network has no place to cut: nowhere is exactly one tensor alive between its layers")
     return cuts[0]
 
 
@@ -138,12 +139,12 @@ def _listed(cuts: Sequence[Cut]) -> str:
 def _may_end(traced: Traced, node: fx.Node) -> bool:
     """Not just before the norm, activation or dropout that belongs to the tensor's layer."""
     users = list(node.users)
-    return node.name in traced.shapes and not (len(users) == 1 and _belongs_to_previous(traced, users[0]))
+    return node.name in traced.batched and not (len(users) == 1 and _belongs_to_previous(traced, users[0]))
 
 
 def _belongs_to_previous(traced: Traced, node: fx.Node) -> bool:
     if node.op == "call_module":
-        layer = traced.module.get_submodule(str(node.target))
+        layer = traced.layer(node)
         activations = activation.__name__ in {kind.__module__ for kind in type(layer).__mro__}
         return activations or isinstance(layer, (*NORMS, dropout._DropoutNd, nn.Identity))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -6,6 +6,7 @@ from torch import fx, nn
 
 from .channels import Layout
 from .cuts import Cut
+from .meta import meta_copy
 from .trace import Traced, propagate
 
 Graft = Callable[[fx.GraphModule, str, fx.Node, int, int, int, int], fx.Node]
@@ -19,7 +20,7 @@ def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout |
     """
     if head not in HEADS:
         raise ValueError(f"head '{head}' isn't known; one of {', '.join(HEADS)}")
-    graph = traced.module.graph
+    graph = traced.graph
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     final = output.args[0]
     classes = traced.shapes[final.name][1]
@@ -33,7 +34,7 @@ def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout |
     output.args = ((*answers, final),)
     traced.module.recompile()
     traced.module.eval()
-    values = propagate(traced.module, traced.example)
+    values = propagate(meta_copy(traced.module), graph, traced.example)
     traced.shapes.update({name: tuple(value.shape) for name, value in values.items() if hasattr(value, "shape")})
 
 

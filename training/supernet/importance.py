@@ -11,18 +11,21 @@ from .channels import Channels, Ids
 def sort_channels(module: nn.Module, channels: Channels) -> None:
     """Reorder every group's atoms by falling importance, in all parameters and buffers that carry them.
 
-    The network computes the same afterwards. Importance of an atom is the sum of the absolute weights of every
-    convolution and linear layer that writes or reads it, each layer's share scaled to sum to one (L1 norm, as in Li et
-    al., Pruning Filters for Efficient ConvNets, 2017, and Once for All's channel sorting, 2020).
+    The network computes the same afterwards; groups whose order an operation depends on stay as they are. Importance of
+    an atom is the sum of the absolute weights of every convolution and linear layer that writes or reads it, each
+    layer's share scaled to sum to one (L1 norm, as in Li et al., Pruning Filters for Efficient ConvNets, 2017, and Once
+    for All's channel sorting, 2020).
     """
-    orders = [torch.argsort(score, descending=True, stable=True) for score in importance(module, channels)]
+    orders = [
+        torch.arange(len(score)) if number in channels.unsorted else score.argsort(descending=True, stable=True)
+        for number, score in enumerate(importance(module, channels))
+    ]
     with torch.no_grad():
-        for name, value, axes in _carriers(module, channels):
+        for _, value, axes in _carriers(module, channels):
             for axis, ids in enumerate(axes):
                 if ids is not None:
                     order = torch.from_numpy(_reordered(channels, ids, orders)).to(value.device)
                     value.copy_(value.index_select(axis, order))
-            del name
 
 
 def importance(module: nn.Module, channels: Channels) -> list[torch.Tensor]:

@@ -50,7 +50,7 @@ def narrowed_share(traced: Traced, channels: Channels, width: float) -> float:
     """Share of the MACs in layers whose input and output channels this width both narrows."""
     cost = macs(traced)
     total = sum(cost.values())
-    nodes = {node.name: node for node in traced.module.graph.nodes}
+    nodes = {node.name: node for node in traced.graph.nodes}
     narrow = [name for name in cost if _both_sides(traced, channels, nodes[name], width)]
     return sum(cost[name] for name in narrow) / total if total else 0.0
 

@@ -3,16 +3,16 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.func import functional_call
-from torch.nn.modules import batchnorm, conv
 
-from .channels import Channels, Ids, ranges
+from .channels import Channels, ranges
 from .cuts import Cut
-from .trace import Traced, propagate
+from .narrow import tensors_of
+from .trace import Traced
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -57,60 +57,24 @@ class Skeleton:
     heads: tuple[Part, ...]
 
 
-def narrowed(traced: Traced, channels: Channels, width: float) -> Traced:
-    """The whole graph at this width, on the meta device; its stem is narrowed too.
-
-    Raises:
-        NodeError: an operation doesn't work at this width.
-    """
-    module = copy.deepcopy(traced.module).to("meta")
-    narrow_layers(module, channels, width)
-    values = propagate(module, traced.example)
-    shapes = {name: tuple(value.shape) for name, value in values.items() if isinstance(value, torch.Tensor)}
-    return Traced(module, traced.example, shapes, traced.batch_sizes, traced.notes)
+def build_stem(traced: Traced, bare: Traced, stem: Cut) -> Part:
+    """The stem, full width; `bare`: the network at full width without numbers."""
+    end = _by_name(bare)[stem.node]
+    return _Builder(traced, bare, None, 1.0).part(None, end)
 
 
-def build_stem(traced: Traced, stem: Cut) -> Part:
-    """The stem, full width."""
-    nodes = _by_name(traced)
-    keep = ancestors(nodes[stem.node])
-    full = copy.deepcopy(traced.module).to("meta")
-    return _part(traced, full, keep, None, nodes[stem.node], lambda name: ())
-
-
-def build_skeleton(traced: Traced, channels: Channels, stem: Cut, exits: Sequence[Cut], width: float) -> Skeleton:
-    """Every stage at one width; the first one narrows the stem's tensor itself."""
-    nodes = _by_name(traced)
-    narrow = copy.deepcopy(traced.module).to("meta")
-    narrow_layers(narrow, channels, width)
-    answers = next(node for node in reversed(traced.module.graph.nodes) if node.op == "output").args[0]
+def build_skeleton(
+    traced: Traced, narrow: Traced, channels: Channels, stem: Cut, exits: Sequence[Cut], width: float
+) -> Skeleton:
+    """Every stage at one width; the first one narrows the stem's tensor itself. `narrow`: the network at this width."""
+    nodes, answers = _by_name(narrow), narrow.answers
     ends = [nodes[cut.node] for cut in (stem, *exits)]
-
-    def slices(name: str) -> tuple[Ranges | None, ...]:
-        axes = channels.parameters.get(name, [])
-        kept = [channels.indices(ids, width) for ids in axes]
-        return tuple(None if k is None else tuple(ranges(k)) for k in kept)
-
-    def part(start: fx.Node, end: fx.Node, first: bool) -> Part:
-        keep = ancestors(end) - ancestors(start)
-        taken = _stem_ranges(channels, start, width) if first else None
-        return _part(traced, narrow, keep, start, end, slices, taken)
-
-    bodies = [part(a, b, a is ends[0]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-    heads = [part(node, answer, False) for node, answer in zip(ends[1:], answers, strict=False)]
-    return Skeleton(tuple(bodies), (*heads, part(ends[-1], answers[-1], len(ends) == 1)))
-
-
-def narrow_layers(module: fx.GraphModule, channels: Channels, width: float) -> None:
-    """Give every layer of a copy on the meta device the shapes and attributes it has at this width."""
-    names = {id(value): name for name, value in reversed(list(_tensors(module)))}
-    for target, layer in module.named_modules():
-        for attribute, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
-            axes = channels.parameters.get(names[id(value)], [None] * value.dim())
-            shape = [_size(channels, ids, full, width) for ids, full in zip(axes, value.shape, strict=True)]
-            _set_shape(layer, attribute, shape)
-        if target:
-            _set_attributes(layer)
+    builder = _Builder(traced, narrow, channels, width)
+    taken = _stem_ranges(channels, stem.node, width)
+    bodies = [builder.part(a, b, taken if a is ends[0] else None) for a, b in pairwise(ends)]
+    heads = [builder.part(node, answer) for node, answer in zip(ends[1:], answers, strict=False)]
+    last = builder.part(ends[-1], answers[-1], taken if len(ends) == 1 else None)
+    return Skeleton(tuple(bodies), (*heads, last))
 
 
 def take(tensor: torch.Tensor, slices: tuple[Ranges | None, ...]) -> torch.Tensor:
@@ -122,85 +86,49 @@ def take(tensor: torch.Tensor, slices: tuple[Ranges | None, ...]) -> torch.Tenso
     return tensor
 
 
-def _size(channels: Channels, ids: Ids | None, full: int, width: float) -> int:
-    count = channels.count(ids, width)
-    return full if count is None else count
-
-
-def _set_shape(layer: nn.Module, attribute: str, shape: list[int]) -> None:
-    value = getattr(layer, attribute)
-    if list(value.shape) != shape:
-        empty = torch.empty(shape, dtype=value.dtype, device="meta")
-        setattr(
-            layer, attribute, nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
-        )
-
-
-def _set_attributes(layer: Any) -> None:
-    """Counts that torch's layers keep beside their weights."""
-    weight = getattr(layer, "weight", None)
-    if isinstance(layer, conv._ConvNd):
-        transposed = isinstance(layer, conv._ConvTransposeNd)
-        full_in, full_out = layer.in_channels, layer.out_channels
-        if layer.groups > 1:
-            now, before = weight.shape[0], full_in if transposed else full_out
-            layer.groups = layer.groups * now // before
-        per_group = weight.shape[1] * layer.groups
-        layer.in_channels, layer.out_channels = (
-            (weight.shape[0], per_group) if transposed else (per_group, weight.shape[0])
-        )
-    elif isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = weight.shape
-    elif isinstance(layer, batchnorm._NormBase) and weight is not None:
-        layer.num_features = len(weight)
-    elif isinstance(layer, nn.GroupNorm) and weight is not None:
-        layer.num_groups = layer.num_groups * len(weight) // layer.num_channels
-        layer.num_channels = len(weight)
-    elif isinstance(layer, nn.LayerNorm) and weight is not None:
-        layer.normalized_shape = tuple(weight.shape)
-    elif isinstance(layer, nn.PReLU):
-        layer.num_parameters = len(weight)
-
-
-def _stem_ranges(channels: Channels, stem: fx.Node, width: float) -> tuple[int, Ranges] | None:
+def _stem_ranges(channels: Channels, stem: str, width: float) -> tuple[int, Ranges] | None:
     """The axis and the runs that a width uses of the stem's tensor, None for all of it."""
-    layout = channels.layouts.get(stem.name)
+    layout = channels.layouts.get(stem)
     kept = channels.indices(layout.ids, width) if layout else None
     return (layout.axis, tuple(ranges(kept))) if layout and kept is not None else None
 
 
-def _part(
-    traced: Traced,
-    layers: fx.GraphModule,
-    keep: set[fx.Node],
-    start: fx.Node | None,
-    end: fx.Node,
-    slices: Any,
-    taken: tuple[int, Ranges] | None = None,
-) -> Part:
-    """The nodes in `keep` as a module of one tensor, from `start`'s to `end`'s."""
-    graph = fx.Graph()
-    source = graph.placeholder("x")
-    entry = source if taken is None else _narrowed(graph, source, *taken)
-    new: dict[fx.Node, fx.Node] = {} if start is None else {start: entry}
-    for node in traced.module.graph.nodes:
-        if node.op == "placeholder" and start is None and node in keep:
-            new[node] = source
-        elif node in keep and node is not start:
-            new[node] = graph.node_copy(node, lambda n: new[n])
-        elif node.name in traced.batch_sizes and any(user in keep for user in node.users):
-            new[node] = graph.call_method("size", (source, 0))
-        elif node.op == "get_attr" and any(user in keep for user in node.users):
-            new[node] = graph.node_copy(node)
-    graph.output(new[end])
-    module = fx.GraphModule(layers, graph)
-    first = {id(value): name for name, value in reversed(list(_tensors(layers)))}
-    shared = {name: first[id(value)] for name, value in _tensors(layers)}
-    sources = []
-    for name, _ in _tensors(module):
-        layer, _, attribute = shared[name].rpartition(".")
-        sources.append(Source(name, layer, attribute, slices(shared[name])))
-    return Part(module, tuple(sources))
+class _Builder:
+    """Makes parts of one width. `channels` None: full width, nothing is sliced."""
+
+    def __init__(self, traced: Traced, narrow: Traced, channels: Channels | None, width: float) -> None:
+        self.narrow, self.channels, self.width = narrow, channels, width
+        first = {id(value): name for name, value in reversed(tensors_of(traced.module))}
+        self._shared = {name: first[id(value)] for name, value in tensors_of(traced.module)}
+
+    def part(self, start: fx.Node | None, end: fx.Node, taken: tuple[int, Ranges] | None = None) -> Part:
+        """What leads from one node's tensor to another's as a module of one tensor.
+
+        `start` None: from the network's input. `taken`: what the part first takes of the tensor that comes in.
+        """
+        keep = ancestors(end) - (ancestors(start) if start else set())
+        graph = fx.Graph()
+        source = graph.placeholder("x")
+        new = {} if start is None else {start: source if taken is None else _narrowed(graph, source, *taken)}
+        for node in self.narrow.graph.nodes:
+            used = any(user in keep for user in node.users)
+            if node.op == "placeholder" and start is None and node in keep:
+                new[node] = source
+            elif node.name in self.narrow.batch_sizes and used:
+                new[node] = graph.call_method("size", (source, 0))
+            elif node in keep or (node.op == "get_attr" and used):
+                new[node] = graph.node_copy(node, lambda n: new[n])
+        graph.output(new[end])
+        module = fx.GraphModule(self.narrow.module, graph)
+        module.train(self.narrow.module.training)
+        return Part(module, tuple(self._source(name) for name, _ in tensors_of(module)))
+
+    def _source(self, name: str) -> Source:
+        shared = self._shared[name]
+        layer, _, attribute = shared.rpartition(".")
+        axes = self.channels.parameters.get(shared, []) if self.channels else []
+        kept = [self.channels.indices(ids, self.width) for ids in axes] if self.channels else []
+        return Source(name, layer, attribute, tuple(None if k is None else tuple(ranges(k)) for k in kept))
 
 
 def _narrowed(graph: fx.Graph, source: fx.Node, axis: int, runs: Ranges) -> fx.Node:
@@ -208,13 +136,8 @@ def _narrowed(graph: fx.Graph, source: fx.Node, axis: int, runs: Ranges) -> fx.N
     return pieces[0] if len(pieces) == 1 else graph.call_function(torch.cat, (pieces, axis))
 
 
-def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """All parameters and buffers by name, tied ones under each name."""
-    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-
-
 def _by_name(traced: Traced) -> dict[str, fx.Node]:
-    return {node.name: node for node in traced.module.graph.nodes}
+    return {node.name: node for node in traced.graph.nodes}
 
 
 def ancestors(node: fx.Node) -> set[fx.Node]:

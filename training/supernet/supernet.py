@@ -11,13 +11,14 @@ from torch.nn.modules import batchnorm
 
 from .channels import Channels
 from .cuts import Cut, macs
-from .skeleton import Part, Skeleton, ancestors, build_skeleton, build_stem, narrowed, take
+from .skeleton import Part, Skeleton, ancestors, build_skeleton, build_stem, take
 from .trace import Traced
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What becomes of a network: its graph with exit heads, channel groups, and where stem and stages end."""
+    """What becomes of a network: its graph with exit heads, channel groups, and where stem and stages end; `narrow`:
+    the whole network at every width."""
 
     traced: Traced
     channels: Channels
@@ -25,6 +26,7 @@ class Plan:
     stem: Cut
     exits: tuple[Cut, ...]
     head: str
+    narrow: dict[float, Traced]
 
 
 class Supernet(nn.Module):
@@ -39,8 +41,11 @@ class Supernet(nn.Module):
         super().__init__()
         self.plan, self.widths = plan, tuple(widths)
         self.shared = plan.traced.module
-        self._stem = build_stem(plan.traced, plan.stem)
-        self._skeletons = {w: build_skeleton(plan.traced, plan.channels, plan.stem, plan.exits, w) for w in self.widths}
+        self._stem = build_stem(plan.traced, plan.narrow[1.0], plan.stem)
+        self._skeletons = {
+            w: build_skeleton(plan.traced, plan.narrow[w], plan.channels, plan.stem, plan.exits, w) for w in self.widths
+        }
+        self._macs = {w: macs(plan.narrow[w]) for w in self.widths}
         self.norms = nn.ModuleDict({_key(w): self._begin_norms(w) for w in self.widths[:-1]})
 
     @property
@@ -98,12 +103,10 @@ class Supernet(nn.Module):
         """Multiply-accumulates for one sample from the input to that exit, its head included."""
         self._path(width, depth)
         traced = self.plan.traced
-        nodes = {node.name: node for node in traced.module.graph.nodes}
-        answers = next(node for node in reversed(traced.module.graph.nodes) if node.op == "output").args[0]
-        used = {node.name for node in ancestors(answers[depth - 1])}
-        in_stem = {node.name for node in ancestors(nodes[self.plan.stem.node])}
-        full, narrow = macs(traced), macs(narrowed(traced, self.plan.channels, width))
-        return sum(full[name] if name in in_stem else narrow[name] for name in full if name in used)
+        stem = next(node for node in traced.graph.nodes if node.name == self.plan.stem.node)
+        used, in_stem = ancestors(traced.answers[depth - 1]), ancestors(stem)
+        full, narrow = self._macs[1.0], self._macs[width]
+        return sum((full if node in in_stem else narrow).get(node.name, 0) for node in used)
 
     def parameters_at(self, width: float, depth: int) -> int:
         """Parameters in use from the input to that exit, its head included."""

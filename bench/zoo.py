@@ -1,0 +1,189 @@
+"""Which classifiers of a public zoo become supernets: pytorchcv's ImageNet models, one of each family."""
+
+import importlib
+import multiprocessing
+import re
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ..training.errors import TraceError
+from ..training.supernet import make_plan, make_supernet
+from ..training.supernet.cuts import macs
+from ..training.supernet.report import narrowed_share
+from .report import Row, machine, print_rows, write_json
+
+WIDTHS = (0.5, 1.0)
+ENOUGH = 0.9  # of the MACs in layers narrowed on both sides
+TIME_LIMIT_S = 240.0
+NUMBERS_UP_TO_MACS = 1.2e9  # larger ones are traced without numbers
+TOLERANCE = 1e-4
+WORKERS = 2
+OTHER_DATA = (
+    "cifar|svhn|cub|coco|voc|ade20k|cityscapes|celeba|widerface|jasper|quartz|raft|propaint|visemenet|nvpattexp|"
+    "superpoint|pfpc|lffd|prnet|centernet"
+)
+_schemas: Any = None  # kept: the operators vanish with it
+
+
+def run(json: Path | None = None, names: list[str] | None = None, console: Console | None = None) -> dict[str, Any]:
+    """Measure every family, or the models of these names; prints a table and writes JSON."""
+    console = console or Console()
+    models = zoo()
+    chosen = {name: models[name] for name in names or families(models)}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        results = pool.map(lambda item: _in_process(*item), chosen.items())
+        told = list(track(results, "models", len(chosen), console=console, transient=True))
+    rows = _figures(told)
+    console.print(_table(told))
+    print_rows(console, rows, f"{len(told)} classifiers of pytorchcv")
+    report = {"machine": machine(), "rows": [row.to_json() for row in rows], "models": told}
+    if json is not None:
+        write_json(json, report)
+    return report
+
+
+def zoo() -> dict[str, Callable[[], torch.nn.Module]]:
+    """Every model of pytorchcv by name.
+
+    It imports torchvision, which beside a torch that it wasn't built for asks for the schemas of operators that it
+    failed to load. Defining them first lets it import; nothing here calls them.
+    """
+    global _schemas
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        _schemas = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            _schemas.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except ImportError as error:
+        raise ImportError(
+            "the zoo needs pytorchcv and torchvision: pip install 'stretto[bench]' torchvision"
+        ) from error
+    models: dict[str, Callable[[], torch.nn.Module]] = importlib.import_module("pytorchcv.model_provider")._models
+    return models
+
+
+def families(models: dict[str, Callable[[], torch.nn.Module]]) -> list[str]:
+    """ImageNet's models, the first listed (mostly the smallest) of each module and name up to its first digit."""
+    first: dict[tuple[str, str], str] = {}
+    for name, make in models.items():
+        if not re.search(OTHER_DATA, name) and make.__module__.rpartition(".")[2] != "voca":
+            first.setdefault((make.__module__, re.sub(r"\d.*", "", name)), name)
+    return list(first.values())
+
+
+def _in_process(name: str, make: Callable[[], torch.nn.Module]) -> dict[str, Any]:
+    """Measure one model in a process of its own, with a limit on time."""
+    context = multiprocessing.get_context("fork")  # what is imported needn't be again
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_to, args=(theirs, make), daemon=True)
+    started = time.perf_counter()
+    process.start()
+    theirs.close()
+    try:
+        told = ours.recv() if ours.poll(TIME_LIMIT_S) else {"error": f"not done within {TIME_LIMIT_S:g} s"}
+    except EOFError:
+        told = {"error": "its process died"}
+    process.kill()
+    process.join()
+    return {"model": name, **told, "seconds": round(time.perf_counter() - started, 2)}
+
+
+def _measure_to(connection: Any, make: Callable[[], torch.nn.Module]) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # initialisers say that they do nothing on the meta device
+    connection.send(measure(make))
+
+
+def measure(make: Callable[[], torch.nn.Module]) -> dict[str, Any]:
+    """What becomes of one model: the share that widths reach, what stays full, or the error.
+
+    `full_error`: largest difference of the full width to the model itself, over the largest logit; `subnet_error`: the
+    same of the narrow subnet to the supernet at that width. Both None for models that are too large.
+    """
+    with torch.device("meta"):
+        model: Any = make()
+    example = torch.empty(2, 3, *model.in_size, device="meta")
+    try:
+        plan = make_plan(model, example, WIDTHS, exits=1)
+    except (TraceError, ValueError) as error:
+        return {"error": re.sub(r"\S*site-packages/", "", str(error))}
+    work = sum(macs(plan.traced).values())
+    return {
+        "error": None,
+        "narrowed_share": narrowed_share(plan.traced, plan.channels, min(WIDTHS)),
+        "macs": work,
+        "places_to_cut": len(plan.cuts),
+        "full": [{"name": kept.name, "reason": kept.reason} for kept in plan.channels.kept],
+        "notes": plan.traced.notes,
+        **(_errors(make) if work <= NUMBERS_UP_TO_MACS else {"full_error": None, "subnet_error": None}),
+    }
+
+
+def _errors(make: Callable[[], torch.nn.Module]) -> dict[str, float]:
+    torch.manual_seed(0)
+    model: Any = make().eval()
+    for module in model.modules():  # a fresh norm would hide a mistake in its statistics
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    x = torch.randn(2, 3, *model.in_size)
+    with torch.no_grad():
+        net = make_supernet(model, x, WIDTHS, exits=1).eval()
+        full, narrow = (net(x, width)[-1] for width in (max(WIDTHS), min(WIDTHS)))
+        subnet = net.subnet(min(WIDTHS), 1)(x)
+        return {"full_error": _relative(full, model(x)), "subnet_error": _relative(subnet, narrow)}
+
+
+def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def _figures(told: list[dict[str, Any]]) -> list[Row]:
+    traced = [model for model in told if model["error"] is None]
+    reached = [model for model in traced if model["narrowed_share"] >= ENOUGH]
+    numbers = [model for model in traced if model["full_error"] is not None]
+    rows = [_share("become supernets", traced, told, 0.9)]
+    rows.append(_share(f"with ≥ {ENOUGH:.0%} of the MACs narrowed on both sides", reached, told, 0.75))
+    for key, what in (("full_error", "full width against the model"), ("subnet_error", "subnet against the supernet")):
+        if numbers:
+            worst = max(model[key] for model in numbers)
+            rows.append(Row(f"{what}, worst of {len(numbers)}", "pytorchcv", worst, "", at_most=TOLERANCE))
+    return rows
+
+
+def _share(figure: str, those: list[Any], told: list[Any], goal: float) -> Row:
+    note = f"{len(those)} of {len(told)}"
+    return Row(figure, "pytorchcv", len(those) / len(told), "", at_least=goal, note=note)
+
+
+def _table(told: list[dict[str, Any]]) -> Table:
+    table = Table("model", "narrowed on both sides", "error to the model", "what stays full, or why it failed")
+    for model in told:
+        if model["error"] is not None:
+            table.add_row(model["model"], "—", "", model["error"].splitlines()[0].partition(". ")[0], style="red")
+        else:
+            reasons = list(dict.fromkeys(kept["reason"] for kept in model["full"]))
+            error = "" if model["full_error"] is None else f"{model['full_error']:.1g}"
+            table.add_row(model["model"], f"{model['narrowed_share']:.1%}", error, "; ".join(reasons[:3]))
+    return table
+
+
+def main(json: Path = Path("bench/results/zoo.json"), name: list[str] | None = None) -> None:
+    """All families, or the models named with `--name`."""
+    run(json, name)
+
+
+if __name__ == "__main__":
+    import typer
+
+    typer.run(main)

@@ -1,0 +1,53 @@
+"""Functions that torch doesn't offer to a tracer by itself, wrapped for the time of tracing."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_leaves
+
+CREATING = ("zeros", "ones", "empty", "full", "rand", "randn", "arange", "eye", "linspace")
+
+
+def creating(tracer: fx.Tracer, function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    """A function such as `torch.zeros` that is recorded where a size is the batch's; torch doesn't offer that."""
+
+    @functools.wraps(function)
+    def create(*args: Any, **kwargs: Any) -> Any:
+        if _symbolic(args, kwargs):
+            return tracer.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return create
+
+
+class Context:
+    """What a custom autograd function's forward is handed; nothing of it is needed afterwards."""
+
+    needs_input_grad = (False,) * 64
+
+    def _ignore(self, *args: Any) -> None:
+        """Kept for a backward that isn't used."""
+
+    save_for_backward = mark_dirty = mark_non_differentiable = set_materialize_grads = _ignore
+
+
+def running_forward(notes: list[str]) -> Any:
+    """`torch.autograd.Function.apply` that lets a custom function's forward be traced, and notes that."""
+    original = torch.autograd.Function.__dict__["apply"].__func__
+
+    def apply(kind: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _symbolic(args, kwargs):
+            return original(kind, *args, **kwargs)
+        note = f"{kind.__name__}: gradients are those of its forward, its own backward isn't used"
+        notes.extend([] if note in notes else [note])
+        with_context = kind.setup_context is torch.autograd.Function.setup_context
+        return kind.forward(*([Context()] if with_context else []), *args, **kwargs)
+
+    return classmethod(apply)
+
+
+def _symbolic(args: Any, kwargs: Any) -> bool:
+    return any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
