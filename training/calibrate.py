@@ -34,7 +34,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer], s
     low, high = math.log(LOW), math.log(HIGH)
     a, b = at(high - ratio * (high - low)), at(low + ratio * (high - low))
     for _ in range(steps):
-        if a[1] < b[1]:
+        if a[1] <= b[1]:
             high, b = b[0], a
             a = at(high - ratio * (high - low))
         else:

@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,11 @@ from .supernet import Supernet
 
 FORMAT = 1
 KEYS = ("format", "supernet", "state", "optimizer", "epoch", "options", "history", "about")
+# all that zipfile and torch raise on malformed files, found by flipping bytes
+READ_ERRORS = (
+    OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, struct.error, ValueError, RuntimeError,
+    NotImplementedError, OverflowError, LookupError, TypeError, AttributeError,
+)  # fmt: skip
 
 
 class CheckpointError(StrettoError):
@@ -58,14 +66,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _read(path: str | Path) -> Any:
     try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()  # torch doesn't look at the checksums
+        if damaged is not None:
+            raise CheckpointError(f"{path}: damaged: {damaged} isn't what was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: damaged, or holds more than tensors and plain values, which isn't loaded, as it could run code"
+            f"{path}: holds more than tensors and plain values, which isn't loaded, as it could run code"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except READ_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from error
 

@@ -4,7 +4,7 @@ import difflib
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -280,13 +280,13 @@ def seed_everything(seed: int, epoch: int) -> int:
 
 
 def _length(loader: Any) -> int:
-    if not isinstance(loader, Sized):
-        raise ValueError(
-            f"the loader, a {type(loader).__name__}, has no length; give one with __len__, such as a DataLoader"
-        )
-    if len(loader) == 0:
+    try:
+        length = len(loader)
+    except TypeError as error:
+        raise ValueError(f"the loader has no length ({error}); give one that has, such as a DataLoader") from error
+    if length == 0:
         raise ValueError("the loader gives no batch; with drop_last the batch size must not exceed the samples")
-    return len(loader)
+    return length
 
 
 def _device(name: str) -> str:
