@@ -19,7 +19,7 @@ RESHAPES = ("view", "reshape", "expand", "unflatten", "broadcast_to")
 
 def narrowed(traced: Traced, channels: Channels, width: float) -> Traced:
     """The whole network at this width, its stem too, without shapes. Nodes keep their names."""
-    module = _copy_of_layers(traced.module)
+    module = layers_of(traced.module)
     _narrow_layers(traced.module, module, channels, width)
     graph = fx.Graph()
     twins: dict[fx.Node, fx.Node] = {}
@@ -41,8 +41,8 @@ def with_shapes(narrow: Traced) -> Traced:
     return replace(narrow, shapes=shapes)
 
 
-def _copy_of_layers(module: nn.Module) -> nn.Module:
-    """The layers and parameters of a graph module without its graph, on the meta device."""
+def layers_of(module: nn.Module) -> nn.Module:
+    """A copy of a graph module's layers and parameters without its graph, on the meta device."""
     bare = nn.Module()
     bare._modules, bare._parameters, bare._buffers = module._modules, module._parameters, module._buffers
     copied: nn.Module = meta_copy(bare)

@@ -47,6 +47,7 @@ class Supernet(nn.Module):
         }
         self._macs = {w: macs(plan.narrow[w]) for w in self.widths}
         self.norms = nn.ModuleDict({_key(w): self._begin_norms(w) for w in self.widths[:-1]})
+        self._own: dict[float | None, dict[str, Any]] = {w: self._norms_by_layer(w) for w in self.widths[:-1]}
 
     @property
     def depths(self) -> int:
@@ -131,15 +132,18 @@ class Supernet(nn.Module):
 
     def _tensors_of(self, part: Part, width: float | None) -> dict[str, torch.Tensor]:
         """Views of the shared tensors; batch norms of a narrower width are its own."""
-        norms: Any = {} if width is None or width == self.widths[-1] else self.norms[_key(width)]
+        norms = self._own.get(width, {})
         tensors = {}
         for source in part.sources:
-            key = source.layer.replace(".", "/")
-            own = key in norms
-            layer = norms[key] if own else self.shared.get_submodule(source.layer)
+            own = norms.get(source.layer)
+            layer = _submodule(self.shared, source.path) if own is None else own
             value = getattr(layer, source.attribute)
-            tensors[source.name] = value if own else take(value, source.slices)
+            tensors[source.name] = take(value, source.slices) if own is None else value
         return tensors
+
+    def _norms_by_layer(self, width: float) -> dict[str, Any]:
+        norms: Any = self.norms[_key(width)]
+        return {key.replace("/", "."): layer for key, layer in norms.items()}
 
     def _begin_norms(self, width: float) -> nn.ModuleDict:
         """Batch norms past the stem at a narrower width, begun as the leading channels of the network's own."""
@@ -157,6 +161,13 @@ class Supernet(nn.Module):
                 else:
                     norms[key].register_buffer(source.attribute, value)
         return norms
+
+
+def _submodule(module: nn.Module, path: tuple[str, ...]) -> nn.Module:
+    """`get_submodule` without its checks: this is on the way of every call."""
+    for name in path:
+        module = module._modules[name]  # type: ignore[assignment]
+    return module
 
 
 def with_numbers(part: Part, tensors: dict[str, torch.Tensor]) -> nn.Module:
