@@ -1,6 +1,7 @@
 """Always the same operating point: what a fixed network would do, and the baseline of every other policy."""
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from .exits import ExitRule, as_rule
 from .situation import OperatingPoint, Situation, Step, Stop
@@ -33,25 +34,26 @@ class Fixed:
         evidence, steps = situation.evidence, situation.steps
         if not steps and evidence:
             return Stop.FINAL
-        ahead = self._ahead(steps)
-        if not ahead:
+        target = self._target(steps)
+        if target is None:
             if not evidence:
                 raise ValueError(f"{self.point} isn't offered; choose one of {_points(steps)}")
             return Stop.TARGET
         if self._rule is None:
-            return ahead[-1]
-        return Stop.CONFIDENCE if self._rule.is_sure(evidence) else ahead[0]
+            return target
+        return Stop.CONFIDENCE if self._rule.is_sure(evidence) else self._nearest(steps)
 
-    def _ahead(self, steps: tuple[Step, ...]) -> list[Step]:
-        """Steps on the way to the point, nearest first, ending with the point's own; empty if it can't be reached."""
-        width, depth, precision = self.point.width, self.point.depth, self.point.precision
-        ahead = [step for step in steps if step.width == width and step.depth <= depth and step.precision == precision]
-        ahead.sort(key=_depth)
-        return ahead if ahead and ahead[-1].depth == depth else []
+    def _target(self, steps: tuple[Step, ...]) -> Step | None:
+        width, depth, precision = self.point
+        for step in reversed(steps):
+            if step.depth == depth and step.width == width and step.precision == precision:
+                return step
+        return None
 
-
-def _depth(step: Step) -> int:
-    return step.depth
+    def _nearest(self, steps: tuple[Step, ...]) -> Step:
+        """The next exit on the way to the point, which is among the steps."""
+        way = [step for step in steps if step.width == self.point.width and step.precision == self.point.precision]
+        return min(way, key=attrgetter("depth"))
 
 
 def _points(steps: tuple[Step, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class OperatingPoint:
+class OperatingPoint(NamedTuple):
     """One way to answer: width in (0, 1], depth from 1 (the first exit), precision of the compiled graph."""
 
     width: float
@@ -24,8 +23,7 @@ class OperatingPoint:
         return Step(0, self.depth, self.width, self.precision)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Step:
+class Step(NamedTuple):
     """Running stages `first` … `depth` in one go, ending at exit `depth`.
 
     `first` is 0 for a request that has run nothing yet (the stem, stage 0, is then part of the step) and d + 1 for
@@ -52,8 +50,7 @@ class Budget:
     min_accuracy: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What one exit said about one input.
 
     `scores`: (classes,) calibrated probabilities (softmax at the exit's temperature); `confidence`: their maximum;

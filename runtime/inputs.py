@@ -12,6 +12,7 @@ from .manifest import InputSpec
 
 Samples = NDArray[np.float32]
 UNLIMITED = Budget()
+_FLOAT32 = np.dtype(np.float32)  # made once: comparing with the type makes it anew
 
 
 def check_input(x: Any, spec: InputSpec, every_number: bool = True) -> bool:
@@ -24,7 +25,7 @@ def check_input(x: Any, spec: InputSpec, every_number: bool = True) -> bool:
     """
     if not isinstance(x, np.ndarray):
         raise InputError(f"input is a {type(x).__name__}; give a NumPy array of float32, {_shapes(spec)}")
-    if x.dtype != np.float32:
+    if x.dtype != _FLOAT32:
         raise InputError(f"input is {x.dtype}; {_advice(x)}")
     is_batch = x.ndim == len(spec.shape) + 1
     if x.shape[is_batch:] != spec.shape:

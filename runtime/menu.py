@@ -27,11 +27,13 @@ class Menu:
     after: "dict[Step, Exit]"
 
     def ask(self, policy: Policy, slack_ms: float, budget: Budget, evidence: tuple[Evidence, ...]) -> Step | Stop:
-        """The policy's choice.
+        """The policy's choice, which isn't asked where nothing is left to choose.
 
         Raises:
             RuntimeError: it isn't offered, or an end before the first exit.
         """
+        if not self.steps and evidence:
+            return Stop.FINAL
         situation = Situation(slack_ms, budget, evidence, self.steps, self.finish_ms, self.levels, self.accuracy)
         choice = policy.next(situation)
         if choice in self.after or (evidence and isinstance(choice, Stop)):
@@ -64,10 +66,11 @@ class Exit:
 
     def read(self, logits: FloatArray) -> list[Evidence]:
         """What this exit says about each sample; `logits`: (samples, classes)."""
+        return [self._evidence(row) for row in logits]
+
+    def _evidence(self, logits: FloatArray) -> Evidence:
         scores = calibrated_scores(logits, self.record.temperature)
-        confidences = np.maximum.reduce(scores, axis=1).tolist()
-        accuracy = self.record.accuracy
-        return [Evidence(self.point, scores[n], confidence, accuracy) for n, confidence in enumerate(confidences)]
+        return Evidence(self.point, scores, float(scores[scores.argmax()]), self.record.accuracy)
 
 
 def spans(manifest: Manifest, width: float, precision: str, first: int = 0) -> tuple[Step, ...]:

@@ -21,6 +21,7 @@ from .errors import InputError
 from .inputs import UNLIMITED, Samples, budget_of, check_input
 from .manifest import Manifest
 from .measure import Stopwatch, warm_up_profile
+from .memory import return_freed_memory
 from .menu import Exit, Menu, make_menu
 from .profile import Profile, cached_profile
 
@@ -67,10 +68,12 @@ def load(
     chosen = _chosen_policy(policy, confidence, bundle)
     runner = make_engine(engine, bundle, threads)
     try:
-        return Session(bundle, runner, chosen, _chosen_profile(profile, bundle, runner), checks)
+        session = Session(bundle, runner, chosen, _chosen_profile(profile, bundle, runner), checks)
     except BaseException:
         runner.close()
         raise
+    return_freed_memory()
+    return session
 
 
 class _Group(NamedTuple):

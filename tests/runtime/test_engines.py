@@ -1,5 +1,7 @@
 """The contract of every engine, and what is particular to some."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -169,3 +171,15 @@ def test_onnx_never_reads_an_unbound_initialiser_from_a_file(toy, tmp_path, monk
     bundle.model = lambda step: replace(model, initializers=bound)
     with pytest.raises(BundleError, match=r"toy.stretto: ONNX Runtime can't load Step\(first=0"):
         make_engine("onnx", bundle).load(Step(0, 1, 1.0))
+
+
+def test_a_global_thread_pool_is_named_as_what_keeps_steps_from_loading(tmp_path):
+    code = (
+        "import sys, onnxruntime\n"
+        "onnxruntime.set_global_thread_pool_sizes(1, 1)\n"  # for the rest of the process, so not in this one
+        "import stretto\n"
+        "stretto.load(sys.argv[1])\n"
+    )
+    path = toy_bundle(tmp_path / "toy.stretto").path
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert "RuntimeError: this process called onnxruntime.set_global_thread_pool_sizes" in ended.stderr
