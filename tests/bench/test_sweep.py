@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from stretto.bench import sweep as module
 from stretto.bench.contention import busy_cores
 from stretto.bench.sweep import budgets_of, sweep
