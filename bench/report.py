@@ -8,11 +8,11 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 FloatArray = NDArray[np.float64]
+Name = TypeVar("Name", bound=Hashable)
 PACKAGES = ("numpy", "onnxruntime", "onnx", "torch")
 _RESAMPLES = 2000
 
@@ -38,12 +39,12 @@ def machine() -> dict[str, Any]:
 
 
 def interleaved(
-    tasks: Mapping[str, Callable[[], object]],
+    tasks: Mapping[Name, Callable[[], object]],
     rounds: int,
     calls: int = 1,
     pause_s: float = 0.0,
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, FloatArray]:
+) -> dict[Name, FloatArray]:
     """Times tasks side by side, so that what disturbs the machine disturbs all alike.
 
     Args:
