@@ -205,18 +205,12 @@ class _Run:
         rate = options.lr * SCHEDULES[options.schedule](step / (options.epochs * self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        dtype = torch.bfloat16 if self.fast["autocast"] else None
-        loss, right = accumulate_gradients(self.net, x, y, options.loss, rng, dtype)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {step}; a lower lr than {options.lr} may help")
-        grads = [p.grad for p in self.net.parameters() if p.grad is not None]
-        torch._foreach_div_(grads, count_drawn(self.net.widths, options.loss.sandwich))
-        if options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.net.parameters(), options.clip_norm)
-        self.optimizer.step()
+        try:
+            found = train_step(self.net, self.optimizer, x, y, options, rng, self.fast["autocast"])
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} at step {step}; a lower lr than {options.lr} may help") from error
         self.steps_done += 1
-        return loss, right
+        return found
 
     def _on_device(self) -> Iterator[Batch]:
         for x, y in self.loader:
@@ -267,6 +261,34 @@ class _Run:
                 history=self.history,
                 about=self.about,
             )
+
+
+def train_step(
+    net: Supernet,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    options: FitOptions,
+    rng: random.Random,
+    bf16: bool = False,
+) -> tuple[float, int]:
+    """One batch: gradients averaged over widths, cut, and the optimizer's step.
+
+    Returns the loss and how many of the batch the widest final exit got right.
+
+    Raises:
+        FloatingPointError: the loss isn't finite; the parameters are left as they were.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss, right = accumulate_gradients(net, x, y, options.loss, rng, torch.bfloat16 if bf16 else None)
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss}")
+    grads = [p.grad for p in net.parameters() if p.grad is not None]
+    torch._foreach_div_(grads, count_drawn(net.widths, options.loss.sandwich))
+    if options.clip_norm is not None:
+        nn.utils.clip_grad_norm_(net.parameters(), options.clip_norm)
+    optimizer.step()
+    return loss, right
 
 
 def seed_everything(seed: int, epoch: int) -> int:

@@ -125,6 +125,7 @@ def test_weights_are_stored_once_and_what_one_width_alone_uses_is_counted(export
     assert unshared == 2 * norms  # a factor and a summand for every channel of every width's norms
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # inside torch's exporter, which is called directly here
 def test_bundle_is_hardly_larger_than_the_plain_network_with_its_heads(exported):
     case = exported("resnet")
     plain = torch.onnx.export(case.net.shared, (case.x[:2],), dynamo=True, verbose=False).model_proto
