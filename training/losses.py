@@ -32,6 +32,8 @@ class LossOptions:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.depth_weights is not None:
+            object.__setattr__(self, "depth_weights", tuple(self.depth_weights))  # a list, as YAML or JSON has it
         if self.sandwich is not None and self.sandwich < 0:
             raise ValueError(f"sandwich {self.sandwich}: the number of widths drawn must be 0 or more, or None for all")
         if not 0 <= self.inplace_distillation <= 1:

@@ -1,7 +1,6 @@
 """Parts of a supernet as ONNX fragments: nodes, and the names of the weights they are bound to."""
 
 import contextlib
-import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -99,13 +98,13 @@ def _onnx_model(jobs: Sequence[Job]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what the exporter prints, logs and warns of, such as operators of packages that aren't there and
+    """Keep to itself what the exporter logs and warns of, such as operators of packages that aren't there and
     deprecations inside it: nothing that a user could act on. Errors are raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -27,8 +27,8 @@ from .odd_nets import Images, Sequences, settled
 TOLERANCE = 1e-4
 CASES = {
     "resnet": ((1, 8, 8), {"exits": 4}),
-    "mobilenet": ((3, 32, 32), {"exits": 3, "widths": (0.25, 1.0)}),
-    "lenet5": ((1, 8, 8), {"exits": 3}),
+    "mobilenet": ((3, 16, 16), {"exits": 2, "widths": (0.25, 1.0)}),
+    "lenet5": ((1, 8, 8), {"exits": 3, "widths": (0.5, 1.0)}),
     "lenet300": ((1, 8, 8), {"exits": 2, "widths": (0.5, 1.0)}),
     "images": ((3, 8, 8), {"exits": 8, "widths": (0.5, 1.0)}),
     "sequences": ((4, 16), {"exits": 3, "widths": (0.5, 1.0)}),
@@ -190,19 +190,24 @@ def test_export_leaves_mode_and_numbers_as_they_were_and_says_nothing(exported, 
     assert told == [("compiling", 0, 7), ("compiling", 7, 7), ("evaluating", 1, 1)]
 
 
+def test_a_network_in_double_precision_is_exported_as_float32(tmp_path):
+    net = settled(model("lenet300"), (1, 8, 8), exits=2, widths=(0.5, 1.0)).double().eval()
+    batch = torch.randn(4, 1, 8, 8), torch.zeros(4)
+    bundle = export(net, [batch], tmp_path / "double.stretto", input=InputSpec((1, 8, 8)))
+    with torch.no_grad():
+        expected = net(batch[0].double(), 0.5)[-1].numpy()
+    np.testing.assert_allclose(logits(bundle, Step(0, 2, 0.5, "fp32"), batch[0]), expected, atol=TOLERANCE)
+
+
 class NoForm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.i0e(x)
 
 
 def test_a_part_without_onnx_form_is_named_and_nothing_is_left(tmp_path):
-    net = make_supernet(
-        nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), NoForm(), nn.Linear(32, 3)),
-        torch.zeros(1, 8),
-        widths=(0.5, 1.0),
-        exits=2,
-    )
-    with pytest.raises(ExportError, match=r"w0\.5/2_head: no ONNX form: .*i0e"):
+    plain = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), NoForm(), nn.Linear(32, 3))
+    net = make_supernet(plain, torch.zeros(1, 8), widths=(1.0,), exits=1)
+    with pytest.raises(ExportError, match=r"w1\.0/1_head: no ONNX form: .*i0e"):
         export(net, [(torch.zeros(1, 8), torch.zeros(1))], tmp_path / "no.stretto", input=InputSpec((8,)))
     assert not list(tmp_path.iterdir())
 

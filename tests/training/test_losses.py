@@ -214,6 +214,10 @@ def test_impossible_options_are_refused(given, message):
         LossOptions(**given)
 
 
+def test_depth_weights_given_as_a_list_are_the_same():
+    assert LossOptions(depth_weights=[1.0, 2.0]) == LossOptions(depth_weights=(1.0, 2.0))
+
+
 def test_depth_weights_must_be_one_for_each_exit():
     net, x = double_net()
     with pytest.raises(ValueError, match="one for each of the 3 exits"):
