@@ -91,11 +91,11 @@ def measure(files: Files, cache: Path, effort: Effort, tell: Callable[[str], obj
     tell(f"{files.name}: size, load time, memory")
     yield [size_row(files)]
     yield load_rows(files, cache / "empty", effort, "warm-up")
+    yield memory_rows(files, cache / "empty", effort)
     tell(f"{files.name}: profile")
     profile = _profile(bundle, effort)
     profile.save(cache / "stretto" / "profiles" / profile_path(bundle, profile.engine, profile.threads).name)
     yield load_rows(files, cache, effort, "measured")
-    yield memory_rows(files, cache, effort)
     tell(f"{files.name}: decisions")
     yield decision_rows(bundle, profile, files.name, effort)
     for threads in (1, 2):
@@ -193,7 +193,10 @@ def load_rows(files: Files, cache: Path, effort: Effort, source: str) -> list[Ro
 
 
 def memory_rows(files: Files, cache: Path, effort: Effort) -> list[Row]:
-    """Resident memory with all loaded, over one session of the full network: of the process, and past the imports."""
+    """Resident memory with all loaded and run some times, over one session of the full network, run ten times.
+
+    Of the whole process, and past the imports of NumPy and ONNX Runtime; `cache`: a folder without profiles.
+    """
     ours = [fresh.loaded(files.bundle, cache) for _ in range(effort.processes)]
     raw = [fresh.loaded_raw(files.plain) for _ in range(effort.processes)]
     total, raw_total = (np.array([one["bytes"] for one in told]) for told in (ours, raw))

@@ -18,28 +18,22 @@ CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
 
 # Each step's session has its own pool of threads, which by default spin on after a run (2^20 pauses, 3 to 47 ms by
-# processor: github.com/microsoft/onnxruntime/pull/27916) and take the cores from the next step's pool. A chain of four
-# steps against the same network as one graph, ResNet on 32 pixels, 2 threads on 2 cores, ONNX Runtime 1.32,
-# interleaved blocks of runs, milliseconds; lower decile, because the machine had other work (in brackets: a quarter of
-# the channels):
+# processor: github.com/microsoft/onnxruntime/pull/27916) and take the cores from the next step's pool. One graph and
+# the chain of its four steps with 2 threads on 2 cores, milliseconds, by `stretto bench session`, ONNX Runtime 1.32;
+# lower deciles, as the machine had other work:
 #
-#   spinning                                  one graph      chain of four
-#   default                                   5.1 (0.35)     19.8 (0.64)
-#   off                                       5.3 (0.61)      5.8 (0.77)
-#   default, force_spinning_stop              5.1 (0.38)      5.5 (0.59)
-#   for 50 us                                 5.2 (0.35)      5.5 (0.60)
-#
-# A later run beside more work (medians): default 21.8 and 57, for 50 us 10.9 and 12.2.
+#   spinning                            ResNet, 32 pixels      MobileNet, 224 pixels
+#   default                             0.28 and 0.54          24.0 and 57.9
+#   off                                 0.49 and 0.66          12.0 and 11.1
+#   default, force_spinning_stop        0.48 and 0.51          22.8 and 26.2
+#   for 50 us                           0.30 and 0.57          13.0 and 15.4
 #
 # A pool shared by all (`set_global_thread_pool_sizes`) is no choice: it belongs to the process, and from then on
 # every session that the host program makes with default options fails.
 #
-# Weights lie outside the arena, which grows in powers of two: 16 steps of a 28 MB network then take 171 MB, in it 171
-# to 217; a session of the whole network takes 99. An initialiser that nothing is bound to must fail, not be read from
-# a file.
+# An initialiser that nothing is bound to must fail, not be read from a file.
 SETTINGS = {
     "session.intra_op.spin_duration_us": "50",  # ONNX Runtime before 1.26 doesn't know it and spins as by default
-    "session.use_device_allocator_for_initializers": "1",
     "session.model_external_initializers_file_folder_path": os.path.join(os.devnull, "nothing"),  # can't exist
 }
 
@@ -138,8 +132,9 @@ class OnnxEngine:
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _ERRORS_ONLY
-        # a plan of the memory saves no time here and rounds blocks up to powers of two: with it, 16 steps of MobileNet
-        # on 224 pixels take 162 MB, without 131; without arenas 95, but batches of 8 then take 1.3 times as long
+        # a plan of the memory saves no time here and rounds blocks up to powers of two: with it, the steps of MobileNet
+        # at four widths take 161 MB, without 132 (`stretto bench session`); without arenas it would be 95, but a batch
+        # of large images then asks the system for its memory anew in every run
         options.enable_mem_pattern = False
         for key, value in self.settings.items():
             options.add_session_config_entry(key, value)
