@@ -59,6 +59,7 @@ def _join_full(walk: Walk, node: fx.Node, operand: fx.Node, place: int, layout: 
     """A parameter used directly takes the channels; any other tensor without channels keeps them full."""
     if operand.op == "get_attr":
         walk.bind(walk.name_of(str(operand.target)), place, layout.ids)
+        walk.layouts[operand.name] = walk.bound(operand, place)
     else:
         walk.fix(node, "joined with a tensor that stays at full width", *walk.inputs(node))
 

@@ -13,8 +13,8 @@ from .graphs import is_call, name_of, value_of
 
 VIEWS = tuple(
     """
-    view reshape flatten getitem transpose permute narrow select squeeze unsqueeze expand t swapaxes movedim detach
-    contiguous to float dropout chunk split unbind getattr expand_as view_as
+    view ravel reshape flatten getitem transpose permute narrow select squeeze unsqueeze expand t swapaxes movedim
+    detach contiguous to float dropout chunk split unbind getattr expand_as view_as
     """.split()  # noqa: SIM905
 )
 VIEW_LAYERS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)

@@ -56,11 +56,18 @@ def convolution(walk: Walk, node: fx.Node) -> Layout | None:
     if layer.groups > 1:
         first_ins, first_outs = _tie(walk, node, layer.groups, ins, ids)
         ins, outs = (ins, first_outs) if transposed else (first_ins, outs)
-    for axis, side in enumerate((ins, outs) if transposed else (outs, ins)):
-        if side is not None:
-            walk.bind_own(node, "weight", axis, side)
+    _bind_weights(walk, node, (ins, outs) if transposed else (outs, ins))
     walk.bind_own(node, "bias", 0, ids)
     return Layout(1, ids)
+
+
+def _bind_weights(walk: Walk, node: fx.Node, sides: tuple[Ids | None, Ids | None]) -> None:
+    """The weight, and whatever has its shape, carries these channels on its first two axes."""
+    layer: nn.Module = walk.traced.layer(node)
+    for name, value in [*layer.named_parameters(), *layer.named_buffers()]:
+        for axis, side in enumerate(sides):
+            if side is not None and value.dim() > 1:
+                walk.bind_own(node, name, axis, side)
 
 
 def _tie(walk: Walk, node: fx.Node, groups: int, ins: Ids | None, outs: Ids) -> tuple[Ids | None, Ids | None]:
@@ -84,18 +91,17 @@ def linear(walk: Walk, node: fx.Node) -> Layout | None:
     ids = _opened(walk, node, layer.out_features)
     if ids is None:
         return None
-    walk.bind_own(node, "weight", 0, ids)
-    if source is not None:
-        walk.bind_own(node, "weight", 1, source.ids)
+    _bind_weights(walk, node, (ids, None if source is None else source.ids))
     walk.bind_own(node, "bias", 0, ids)
     return Layout(last, ids)
 
 
 def _opened(walk: Walk, node: fx.Node, count: int) -> Ids | None:
-    """Channels for the output; None where the layer has tensors whose use isn't known."""
-    layer: nn.Module = walk.traced.layer(node)
-    names = {name for name, _ in [*layer.named_parameters(), *layer.named_buffers()]}
-    if names <= {"weight", "bias"}:
+    """Channels for the output; None where the layer has tensors whose use isn't known: others than weight and bias,
+    and what has the weight's shape (a mask)."""
+    layer: Any = walk.traced.layer(node)
+    own = {name: value.shape for name, value in [*layer.named_parameters(), *layer.named_buffers()]}
+    if "weight" in own and all(name == "bias" or shape == own["weight"] for name, shape in own.items()):
         return walk.open(node, count)
     walk.fix(node, f"{type(layer).__name__} has tensors of its own kind", *walk.inputs(node))
     return None

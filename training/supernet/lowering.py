@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.modules import padding
 
 from .functional_layers import lower_functional_layers
 from .graphs import argument, is_call, name_of, replace, value_of
@@ -32,7 +34,9 @@ def lower(module: fx.GraphModule) -> fx.GraphModule:
             _pieces_to_parts(graph, node)
         elif is_call(node, *EXTREMES):
             _extreme_to_reduction(graph, node)
-        elif is_call(node, "glu") or (node.op == "call_module" and _is_glu(module, node)):
+        elif node.op == "call_module" and isinstance(layer := _layer(module, node), padding._ConstantPadNd):
+            replace(graph, node, "call_function", F.pad, (node.args[0], tuple(layer.padding), "constant", layer.value))
+        elif is_call(node, "glu") or (node.op == "call_module" and type(_layer(module, node)) is nn.GLU):
             _glu_to_halves(module, node)
         elif is_call(node, "scaled_dot_product_attention") and argument(node, 6, "scale", None) is None:
             node.kwargs = {**node.kwargs, "scale": 1 / math.sqrt(value_of(node.args[0]).shape[-1])}  # type: ignore[arg-type]
@@ -42,11 +46,11 @@ def lower(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _pieces_to_parts(graph: fx.Graph, node: fx.Node) -> None:
-    """Every piece of a chunk or split as a `narrow` (or `select`) of its own, unless it is the batch that is split."""
+    """Every piece of a chunk or split as a `narrow` (or `select`) of its own, unless that depends on the batch."""
     source: Any = node.args[0]
     single = name_of(node) == "unbind"
     dim = argument(node, 1 if single else 2, "dim", 0) % value_of(source).dim()
-    if dim == 0 or not _only_items(node):
+    if len({source_value.shape[dim] for source_value in source.meta["values"]}) > 1 or not _only_items(node):
         return
     sizes = [1 if single else piece.shape[dim] for piece in value_of(node)]
     for user in list(node.users):
@@ -72,14 +76,14 @@ def _only_items(node: fx.Node, *places: int) -> bool:
     return all(isinstance(item, int) and (item in places or not places) for item in items)
 
 
-def _is_glu(module: fx.GraphModule, node: fx.Node) -> bool:
-    return type(module.get_submodule(str(node.target))) is nn.GLU
+def _layer(module: fx.GraphModule, node: fx.Node) -> Any:
+    return module.get_submodule(str(node.target))
 
 
 def _glu_to_halves(module: fx.GraphModule, node: fx.Node) -> None:
     """A gated linear unit as what it is: one half of the channels times the sigmoid of the other."""
     source: Any = node.args[0]
-    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    layer = _layer(module, node) if node.op == "call_module" else None
     dim = (layer.dim if layer is not None else argument(node, 1, "dim", -1)) % value_of(source).dim()
     half = value_of(source).shape[dim] // 2
     with module.graph.inserting_before(node):

@@ -13,6 +13,8 @@ LAYERS = tuple(
     for kind in vars(nn).values()
     if inspect.isclass(kind) and issubclass(kind, nn.Module) and kind is not nn.Module and kind not in CONTAINERS
 )
+CREATING = ("zeros", "ones", "empty", "full", "rand", "randn", "arange", "eye", "linspace")
+CREATORS = tuple(getattr(torch, name) for name in CREATING)
 BATCHES = (2, 3)  # the two batch sizes by which what depends on the batch is told apart
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.Sigmoid, nn.GELU, nn.Identity)
@@ -46,12 +48,14 @@ def batch_of(example: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def apply(module: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """What a node of a graph over `module` computes from these arguments."""
+    """What a node of a graph over `module` computes from these arguments; new tensors come on the meta device."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
         return torch.empty_like(args[0]) if _keeps_shape(layer, args) else layer(*args, **kwargs)
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if node.target in CREATORS:
+        kwargs = {**kwargs, "device": "meta"}
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 

@@ -38,7 +38,7 @@ def moving(walk: Walk, node: fx.Node) -> Layout | None:
         walk.fix(node, f"{name_of(node)} can't be followed ({str(error).splitlines()[0]})", *walk.inputs(node))
         return None
     axes = _varying(moved)
-    if axes and axes[0] > 0 and tuple(moved.shape) == walk.shapes[node.name]:
+    if any(axes) and not (axes[0] == 0 and node.name in walk.traced.batched):
         layout = _settled(walk, moved, axes)
         if is_call(node, "narrow", "getitem", "select"):
             walk.pieces[node.name] = layout.ids
@@ -93,8 +93,8 @@ def _settled(walk: Walk, moved: torch.Tensor, axes: list[int]) -> Layout:
     table: Ids = moved.numpy()
     if len(axes) == 1:
         return Layout(axes[0], table.copy())
-    freedom = [_classes(walk, np.moveaxis(table, i, 0).reshape(table.shape[i], -1)) for i in range(len(axes))]
-    best = int(np.argmax(freedom))
+    choice = [i for i, axis in enumerate(axes) if axis > 0]  # the first axis is, or may hold, the batch
+    best = max(choice, key=lambda i: _classes(walk, np.moveaxis(table, i, 0).reshape(table.shape[i], -1)))
     rows = np.moveaxis(table, best, 0).reshape(table.shape[best], -1)
     for row in rows:
         walk.partition.merge(row)

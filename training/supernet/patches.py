@@ -8,8 +8,6 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-CREATING = ("zeros", "ones", "empty", "full", "rand", "randn", "arange", "eye", "linspace")
-
 
 def creating(tracer: fx.Tracer, function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     """A function such as `torch.zeros` that is recorded where a size is the batch's; torch doesn't offer that."""

@@ -14,8 +14,8 @@ import torch
 from torch import fx, nn
 
 from ..errors import TraceError
-from .meta import BATCHES, apply, batch_of, has_own_forward, is_layer, meta_copy, on_meta
-from .patches import CREATING, creating, running_forward
+from .meta import BATCHES, CREATING, apply, batch_of, has_own_forward, is_layer, meta_copy, on_meta
+from .patches import creating, running_forward
 
 PLAIN = (int, float, bool, str, type(None))
 

@@ -37,6 +37,8 @@ class Walk(Findings):
             self.layouts[node.name] = layout
             if node.name in self.forced:
                 self.fix(node, self.forced[node.name], node, *self.inputs(node))
+                if node.op == "get_attr":
+                    self.fix_parameter(self.name_of(str(node.target)))
         return Channels(self)
 
     def _visit(self, node: fx.Node, layers: "Rules", functions: Mapping[str, Rule]) -> Layout | None:
@@ -57,13 +59,27 @@ class Walk(Findings):
 
     def _parameter(self, node: fx.Node) -> Layout | None:
         """A parameter used directly: channels of its own on the one axis that it has, joined with what it meets."""
-        axes = [axis for axis, size in enumerate(self.shapes[node.name]) if size > 1]
+        name, shape = self.name_of(str(node.target)), self.shapes[node.name]
+        known = self.parameters.get(name, [None] * len(shape))
+        axes = [axis for axis, ids in enumerate(known) if ids is not None]
+        axes = axes or [axis for axis, size in enumerate(shape) if size > 1]
+        if len(axes) > 1 and name in self.parameters:
+            self.fix_parameter(name)
         if len(axes) != 1:
             return None
-        name = self.name_of(str(node.target))
-        self.bind(name, axes[0], self.partition.open(self.shapes[node.name][axes[0]]))
-        ids = self.parameters[name][axes[0]]
-        return None if ids is None else Layout(axes[0], ids)
+        self.bind(name, axes[0], self.partition.open(shape[axes[0]]))
+        return self.bound(node, axes[0])
+
+    def bound(self, node: fx.Node, axis: int) -> Layout | None:
+        """The layout of a parameter used directly, whose axis carries channels."""
+        ids = self.parameters[self.name_of(str(node.target))][axis]
+        return None if ids is None else Layout(axis, ids)
+
+    def fix_parameter(self, name: str) -> None:
+        """Keep all of a parameter's axes at full width."""
+        for ids in self.parameters.get(name, []):
+            if ids is not None:
+                self.partition.fix(ids)
 
     def inputs(self, node: fx.Node) -> list[fx.Node]:
         """The nodes of tensors that a node reads, in order."""
