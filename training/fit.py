@@ -17,8 +17,7 @@ from .checkpoint import CheckpointError, load_checkpoint, load_state, save_check
 from .losses import accumulate_gradients, count_drawn
 from .norms import recalibrate_bn
 from .optimizers import SCHEDULES, make_optimizer
-from .options import FitOptions as FitOptions
-from .options import fit_options as fit_options
+from .options import FitOptions, fit_options
 from .supernet import Supernet
 
 Batch = tuple[torch.Tensor, torch.Tensor]
