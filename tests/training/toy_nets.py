@@ -218,6 +218,22 @@ class Split(Framed):
         return self.b(torch.cat([x[:, :8] + x[:, 24:], x[:, 8:24]], 1))
 
 
+@toy("a", "b")
+class Interleaved(Framed):
+    """Odd channels before even ones, and a shortcut that writes into what it reads."""
+
+    channels = 32
+
+    def build(self) -> None:
+        self.a, self.b = conv(16, 32), conv(32, 32)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        identity = x
+        x += 1
+        return self.b(torch.cat([x[:, 1::2], x[:, ::2]], 1)) + identity
+
+
 @toy("gates", "b")
 class Gates(Framed):
     def build(self) -> None:

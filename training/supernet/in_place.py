@@ -18,7 +18,7 @@ VIEWS = tuple(
     """.split()  # noqa: SIM905
 )
 VIEW_LAYERS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
-OPERATORS = {getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "pow")}
+OPERATORS = {getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")}
 
 
 def remove_in_place(module: fx.GraphModule) -> None:

@@ -27,7 +27,6 @@ def moving(walk: Walk, node: fx.Node) -> Layout | None:
     """Where the channels went. If along several axes, those beside the one with the most freedom are tied together."""
     if not any(map(walk.layout, walk.inputs(node))):
         return None
-    walk.moves.append(node.name)
     if _by_tensor(node):
         walk.fix(node, f"{name_of(node)} by numbers in a tensor", *walk.inputs(node))
         return None
@@ -40,6 +39,7 @@ def moving(walk: Walk, node: fx.Node) -> Layout | None:
     axes = _varying(moved)
     if any(axes) and not (axes[0] == 0 and node.name in walk.traced.batched):
         layout = _settled(walk, moved, axes)
+        walk.moves.append(node.name)
         if is_call(node, "narrow", "getitem", "select"):
             walk.pieces[node.name] = layout.ids
         return layout

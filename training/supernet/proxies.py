@@ -5,6 +5,7 @@ plain data (a channel count, a number of axes, a comparison of sizes) is handed 
 decide by it. What differs (the batch size, and tensors) stays symbolic.
 """
 
+import operator
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -121,6 +122,24 @@ class SizedTracer(fx.Tracer):
 
 class SizedProxy(fx.Proxy):
     """Stands for a value while tracing; plain attributes of it (shape, dtype, …) are looked up at once."""
+
+    def _in_place(self, operation: Callable[..., Any], other: Any) -> Any:
+        """`x += y` writes into a tensor, which whoever else holds it sees; of a number it is but another number."""
+        if not isinstance(self.tracer.values(self.node)[0], torch.Tensor):
+            return NotImplemented
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, other)
 
     def __getattr__(self, k: str) -> Any:
         if not k.startswith("__"):

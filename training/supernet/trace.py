@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from ..errors import TraceError
-from .graphs import argument, replace_with_layer
+from .graphs import argument, name_of, replace_with_layer
 from .lowering import lower
 from .meta import BATCHES, apply, batch_of, meta_copy
 from .proxies import SizedTracer
@@ -178,8 +178,8 @@ def _follow_mode(module: fx.GraphModule, model: nn.Module, example: torch.Tensor
                 replace_with_layer(module, node, layer, node.args[0] if node.args else node.kwargs["input"])
     if [n.target for n in ours] == [n.target for n in theirs]:
         return []
-    known = {str(n.target) for n in ours}
-    extra = list(dict.fromkeys(str(n.target) for n in theirs if str(n.target) not in known))
+    known = {name_of(n) for n in ours}
+    extra = list(dict.fromkeys(name_of(n) for n in theirs if name_of(n) not in known))
     what = ", ".join(extra[:6]) or "other operations"
     return [f"only training takes a branch with {what}; the supernet is what runs in evaluation"]
 
