@@ -9,7 +9,7 @@ demo: .venv/ready
 
 # one torch thread a process: two processes' pools on two cores would wait for each other
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -113,7 +113,7 @@ def test_thread_settings_change_times_and_no_answer(toy, setting):
 
 
 def test_built_network_answers_as_its_plain_graph_and_accuracy_rises_with_macs(tmp_path):
-    files = build(Subject("lenet300", (1, 8, 8), 10), tmp_path, widths=(0.5, 1.0), exits=2)
+    files = build(Subject("lenet300", "lenet300", (1, 8, 8), 10), tmp_path, widths=(0.5, 1.0), exits=2)
     bundle = Bundle.open(files.bundle)
     x = np.random.default_rng(0).standard_normal((1, 1, 8, 8), np.float32)
     plain = full_graph_session(files.plain, 1)
