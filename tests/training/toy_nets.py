@@ -291,12 +291,13 @@ class Next(Framed):
 
     def build(self) -> None:
         self.norm, self.outer = nn.LayerNorm(16, eps=1e-6), LayerNorm2d(16)
+        self.bare = nn.LayerNorm(64, elementwise_affine=False)
         self.deep, self.wide, self.slim = conv(16, 16, groups=16), nn.Linear(16, 64), nn.Linear(64, 16)
         self.scale = nn.Parameter(torch.rand(16))
 
     def body(self, x: Tensor) -> Tensor:
         y = self.deep(self.outer(x)).permute(0, 2, 3, 1)
-        y = self.slim(F.gelu(self.wide(self.norm(y)))) * self.scale
+        y = self.slim(self.bare(F.gelu(self.wide(self.norm(y))))) * self.scale
         return x + y.permute(0, 3, 1, 2)
 
 

@@ -11,6 +11,7 @@ from .graphs import is_call
 from .trace import Traced
 
 NORMS = (batchnorm._BatchNorm, instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+LARGEST_STEM = 0.5  # share of the MACs; every width runs the stem whole
 ACTIVATIONS = tuple(
     """
     relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus prelu
@@ -82,10 +83,10 @@ def choose_exits(cuts: Sequence[Cut], exits: int | Sequence[float] | Sequence[st
         if exits < 1:
             raise ValueError(f"exits {exits}: at least 1, the network's own end")
         exits = [i / exits for i in range(1, exits)]
-    exits = [e for e in exits if e != 1.0]
-    if any(isinstance(e, str) for e in exits):
-        return _by_name(later, [str(e) for e in exits])
-    shares = [float(e) for e in exits]
+    early = [e for e in exits if e != 1.0]
+    if any(isinstance(e, str) for e in early):
+        return _by_name(later, [str(e) for e in early])
+    shares = [float(e) for e in early]
     if any(not 0 < share < 1 for share in shares) or sorted(set(shares)) != shares:
         raise ValueError(f"exits {shares}: shares of the MACs must be ascending and in (0, 1]")
     if len(shares) > len(later):
@@ -97,12 +98,12 @@ def choose_exits(cuts: Sequence[Cut], exits: int | Sequence[float] | Sequence[st
 
 
 def stem_end(traced: Traced, cuts: Sequence[Cut]) -> Cut:
-    """The first cut past the first convolution and its activation; in a network that begins with a linear layer,
-    which would be most of its work, or that can't be cut anywhere, the input itself."""
+    """The first cut past the first convolution and its activation; the input itself where that would be most of the
+    work, or the network begins with a linear layer or can't be cut anywhere."""
     cost = macs(traced)
     first = next((node for node in traced.graph.nodes if node.name in cost), None)
     linear = first is not None and first.op == "call_module" and isinstance(traced.layer(first), nn.Linear)
-    if linear or not cuts:
+    if linear or not cuts or cuts[0].share > LARGEST_STEM:
         entry = next(node for node in traced.graph.nodes if node.op == "placeholder")
         return Cut(entry.name, "input", 0.0)
     return cuts[0]

@@ -1,6 +1,7 @@
 """Exit heads: small classifiers grafted onto the traced graph at its cuts."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import fx, nn
 
@@ -20,21 +21,21 @@ def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout |
     """
     if head not in HEADS:
         raise ValueError(f"head '{head}' isn't known; one of {', '.join(HEADS)}")
-    graph = traced.graph
+    graph, module = traced.graph, cast(fx.GraphModule, traced.module)
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    final = output.args[0]
+    (final,) = traced.answers
     classes = traced.shapes[final.name][1]
     nodes = {node.name: node for node in graph.nodes}
     answers = []
-    traced.module.add_module("exits", nn.Module())
+    module.add_module("exits", nn.Module())
     for depth, cut in enumerate(cuts, start=1):
         node, shape, layout = nodes[cut.node], traced.shapes[cut.node], layouts[cut.node]
         axis = layout.axis if layout else 1
-        answers.append(HEADS[head](traced.module, f"exits.{depth}", node, len(shape), axis, shape[axis], classes))
+        answers.append(HEADS[head](module, f"exits.{depth}", node, len(shape), axis, shape[axis], classes))
     output.args = ((*answers, final),)
-    traced.module.recompile()
-    traced.module.eval()
-    values = propagate(meta_copy(traced.module), graph, traced.example)
+    module.recompile()
+    module.eval()
+    values = propagate(meta_copy(module), graph, traced.example)
     traced.shapes.update({name: tuple(value.shape) for name, value in values.items() if hasattr(value, "shape")})
 
 

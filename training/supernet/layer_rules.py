@@ -155,6 +155,8 @@ def layer_norm(walk: Walk, node: fx.Node) -> Layout | None:
     elif place >= 0:
         for name in ("weight", "bias"):
             walk.bind_own(node, name, place, source.ids)
+        if normed == 1:
+            walk.rows[str(node.target)] = source.ids.reshape(-1, 1)
     return same_shape(walk, node, source)
 
 

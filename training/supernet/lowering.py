@@ -39,7 +39,7 @@ def lower(module: fx.GraphModule) -> fx.GraphModule:
         elif is_call(node, "glu") or (node.op == "call_module" and type(_layer(module, node)) is nn.GLU):
             _glu_to_halves(module, node)
         elif is_call(node, "scaled_dot_product_attention") and argument(node, 6, "scale", None) is None:
-            node.kwargs = {**node.kwargs, "scale": 1 / math.sqrt(value_of(node.args[0]).shape[-1])}  # type: ignore[arg-type]
+            node.kwargs = {**node.kwargs, "scale": 1 / math.sqrt(value_of(node.all_input_nodes[0]).shape[-1])}
     _name_batch_sizes(graph)
     graph.eliminate_dead_code()
     return fx.GraphModule(module, graph)  # takes along only what the graph uses
@@ -50,11 +50,12 @@ def _pieces_to_parts(graph: fx.Graph, node: fx.Node) -> None:
     source: Any = node.args[0]
     single = name_of(node) == "unbind"
     dim = argument(node, 1 if single else 2, "dim", 0) % value_of(source).dim()
-    if len({source_value.shape[dim] for source_value in source.meta["values"]}) > 1 or not _only_items(node):
+    if len({value.shape[dim] for value in source.meta["values"]}) > 1 or not _only_items(node):
         return
     sizes = [1 if single else piece.shape[dim] for piece in value_of(node)]
     for user in list(node.users):
-        place = int(user.args[1]) % len(sizes)  # type: ignore[call-overload]
+        place: Any = user.args[1]
+        place %= len(sizes)
         if single:
             replace(graph, user, "call_method", "select", (source, dim, place))
         else:

@@ -77,7 +77,7 @@ def _size(channels: Channels, ids: Ids | None, full: int, width: float) -> int:
 
 def _set_attributes(layer: Any, groups: int | None) -> None:
     """Counts that torch's layers keep beside their weights. `groups`: how many a layer with groups keeps."""
-    weight = getattr(layer, "weight", None)
+    weight: Any = getattr(layer, "weight", None)
     if isinstance(layer, conv._ConvNd):
         layer.groups = layer.groups if groups is None else groups
         second = weight.shape[1] * layer.groups
@@ -93,8 +93,9 @@ def _set_attributes(layer: Any, groups: int | None) -> None:
     elif isinstance(layer, nn.GroupNorm) and groups is not None:
         layer.num_groups = groups
         layer.num_channels = layer.num_channels if weight is None else len(weight)
-    elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and weight is not None:
-        layer.normalized_shape = tuple(weight.shape)
+    elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        whole = layer.normalized_shape if groups is None else (groups,)
+        layer.normalized_shape = whole if weight is None else tuple(weight.shape)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = len(weight)
 
@@ -137,7 +138,8 @@ def _resliced(channels: Channels, source: Layout, index: Any, width: float) -> A
     if taken == slice(None) or any(isinstance(end, fx.Node) for end in (taken.start, taken.stop, taken.step)):
         return index
     start, stop, step = taken.indices(len(source.ids))
-    items[source.axis] = slice(*_kept_before(channels, source, (start, max(start, stop)), width), step)
+    first, last = _kept_before(channels, source, (start, max(start, stop)), width)
+    items[source.axis] = slice(first, last, step)
     return tuple(items) if isinstance(index, tuple) else items[0]
 
 

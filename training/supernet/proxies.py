@@ -114,7 +114,9 @@ class SizedTracer(fx.Tracer):
         if isinstance(first, PLAIN) and isinstance(second, PLAIN) and first == second:
             return first
         if isinstance(first, (tuple, list)) and len(first) == len(second):
-            parts = [proxy[i] for i in range(len(first))]
+            parts: list[Any] = [
+                self.create_proxy("call_function", operator.getitem, (proxy, i), {}) for i in range(len(first))
+            ]
             named = isinstance(first, tuple) and hasattr(first, "n_sequence_fields")  # torch.max's answer and its like
             return type(first)(parts) if named else parts if isinstance(first, list) else tuple(parts)
         return proxy
@@ -122,6 +124,8 @@ class SizedTracer(fx.Tracer):
 
 class SizedProxy(fx.Proxy):
     """Stands for a value while tracing; plain attributes of it (shape, dtype, …) are looked up at once."""
+
+    tracer: SizedTracer
 
     def _in_place(self, operation: Callable[..., Any], other: Any) -> Any:
         """`x += y` writes into a tensor, which whoever else holds it sees; of a number it is but another number."""

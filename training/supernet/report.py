@@ -5,10 +5,9 @@ from typing import Any
 
 from torch import fx
 
-from .channels import Channels
 from .cuts import macs
+from .skeleton import ancestors
 from .supernet import Plan, Supernet
-from .trace import Traced
 
 
 def trace_report(plan: Plan, widths: Sequence[float]) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def trace_report(plan: Plan, widths: Sequence[float]) -> dict[str, Any]:
             for w in widths
             for d in range(1, net.depths + 1)
         ],
-        "narrowed_share": narrowed_share(plan.traced, plan.channels, min(widths)),
+        "narrowed_share": narrowed_share(plan, min(widths)),
         "full": [{"name": kept.name, "reason": kept.reason} for kept in plan.channels.kept],
         "stem": plan.stem.name,
         "exits": [cut.name for cut in plan.exits],
@@ -46,16 +45,15 @@ def trace_report(plan: Plan, widths: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def narrowed_share(traced: Traced, channels: Channels, width: float) -> float:
-    """Share of the MACs in layers whose input and output channels this width both narrows."""
-    cost = macs(traced)
-    total = sum(cost.values())
-    nodes = {node.name: node for node in traced.graph.nodes}
-    narrow = [name for name in cost if _both_sides(traced, channels, nodes[name], width)]
-    return sum(cost[name] for name in narrow) / total if total else 0.0
+def narrowed_share(plan: Plan, width: float) -> float:
+    """Share of the MACs in layers whose input and output channels this width both narrows; the stem's don't count."""
+    cost, nodes = macs(plan.traced), {node.name: node for node in plan.traced.graph.nodes}
+    stem = {node.name for node in ancestors(nodes[plan.stem.node])}
+    narrow = [name for name in cost if name not in stem and _both_sides(plan, nodes[name], width)]
+    return sum(cost[name] for name in narrow) / (sum(cost.values()) or 1)
 
 
-def _both_sides(traced: Traced, channels: Channels, node: fx.Node, width: float) -> bool:
-    source = node.all_input_nodes[0]
-    sides = (channels.layouts.get(source.name), channels.layouts.get(node.name))
+def _both_sides(plan: Plan, node: fx.Node, width: float) -> bool:
+    channels = plan.channels
+    sides = (channels.layouts.get(node.all_input_nodes[0].name), channels.layouts.get(node.name))
     return all(side is not None and channels.indices(side.ids, width) is not None for side in sides)

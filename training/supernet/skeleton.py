@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import fx
@@ -55,11 +56,11 @@ class _Worker:
     def __init__(self, module: fx.GraphModule, names: Sequence[str]) -> None:
         self._forward = type(module).forward
         self._layers = layers_of(module)
-        self._slots = []
+        self._slots: list[tuple[str, dict[str, Any], str, torch.Tensor]] = []
         for name in names:
             owner, _, attribute = name.rpartition(".")
             layer = self._layers.get_submodule(owner)
-            slots = layer._parameters if attribute in layer._parameters else layer._buffers
+            slots: dict[str, Any] = layer._parameters if attribute in layer._parameters else layer._buffers
             self._slots.append((name, slots, attribute, slots[attribute]))
 
     def run(self, tensors: dict[str, torch.Tensor], x: torch.Tensor, training: bool) -> torch.Tensor:
