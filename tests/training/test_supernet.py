@@ -19,7 +19,7 @@ from .toy_nets import CLASSES, IMAGE, TOYS, Attention, Residual, conv
 
 WIDTHS = (0.5, 1.0)
 # These average or norm over the channels in use, which are others in the full network.
-OVER_CHANNELS = {"Next", "GroupNorms", "Attention", "Spatial", "Functional", "Subclasses"}
+OVER_CHANNELS = {"Next", "GroupNorms", "Attention", "Encoder", "Spatial", "Functional", "Subclasses"}
 NETS = {
     "resnet": ((3, 16, 16), {"blocks": 1}, 3),
     "mobilenet": ((3, 32, 32), {"multiplier": 0.5}, 4),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 IMAGE = (3, 8, 8)
@@ -515,6 +515,55 @@ class Functional(Framed):
         x = F.dropout(F.conv2d(x, self.blur, groups=32), 0.5, self.training)
         x = F.layer_norm(x.mean((2, 3)), (32,), self.slope)
         return F.linear(x, self.b.weight, self.b.bias).unsqueeze(2)
+
+
+@fx.wrap
+def drop_path(x: Tensor, training: bool) -> Tensor:
+    return x * torch.rand(x.shape[0], 1, 1) if training else x
+
+
+@toy("mlp", "attention_in", "attention_out", "first_attention_out")
+class Encoder(Framed):
+    """Torch's own attention, and a function that asks not to be looked into."""
+
+    def build(self) -> None:
+        self.attention = nn.MultiheadAttention(16, 1, batch_first=True)
+        self.first_attention, self.mlp, self.norm = nn.MultiheadAttention(16, 1), nn.Linear(16, 16), nn.LayerNorm(16)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(x, 4).flatten(2).transpose(1, 2)
+        y = self.norm(x)
+        x = x + drop_path(self.attention(y, y, y, need_weights=False)[0], self.training)
+        y = x.transpose(0, 1)
+        return self.mlp(self.first_attention(y, y, y)[0].transpose(0, 1) + x).transpose(1, 2)
+
+
+class Masked(nn.Conv2d):
+    """A convolution of which some weights never count."""
+
+    def __init__(self, ins: int, outs: int) -> None:
+        super().__init__(ins, outs, 1)
+        self.register_buffer("mask", (torch.rand(self.weight.shape) > 0.3).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.mask, self.bias)
+
+
+@toy("a", "b")
+class Written(Framed):
+    """Parts of tensors are written, of constant ones too; layers pad the channels."""
+
+    channels = 24
+
+    def build(self) -> None:
+        self.a, self.b, self.pad = Masked(16, 16), conv(16, 16), nn.ConstantPad3d((0, 0, 0, 0, 0, 8), 0.5)
+
+    def body(self, x: Tensor) -> Tensor:
+        mask = x.new_zeros(8, 8)
+        for i, rows in enumerate((slice(0, 4), slice(4, None))):
+            mask[rows, :] = i + 1
+        x = self.b(self.a(x) * mask)
+        return self.pad(x)
 
 
 @toy("theta", "phi", "g", "b")

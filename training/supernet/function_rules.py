@@ -64,6 +64,11 @@ def _join_full(walk: Walk, node: fx.Node, operand: fx.Node, place: int, layout: 
         walk.fix(node, "joined with a tensor that stays at full width", *walk.inputs(node))
 
 
+def created(walk: Walk, node: fx.Node) -> Layout | None:
+    """A new tensor of the same type, which has nothing of the old one's channels."""
+    return None
+
+
 def extreme(walk: Walk, node: fx.Node) -> Layout | None:
     """`max(x, y)` of two tensors; of one tensor it is a number."""
     return elementwise(walk, node) if len(walk.inputs(node)) > 1 else None
@@ -185,6 +190,7 @@ FUNCTIONS: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, reduction),
     **dict.fromkeys(WHOLE, passing),
     **dict.fromkeys(("max", "min"), extreme),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), created),
     **dict.fromkeys(("pad", "_pad"), pad),
     **dict.fromkeys(("matmul", "bmm", "__matmul__"), product),
     "scaled_dot_product_attention": attention,

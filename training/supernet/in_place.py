@@ -18,7 +18,19 @@ VIEWS = tuple(
     """.split()  # noqa: SIM905
 )
 VIEW_LAYERS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
-OPERATORS = {getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")}
+
+
+def with_item(x: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
+    """The tensor with a part of it replaced: `x[index] = value` on a copy."""
+    x = x.clone()
+    x[index] = value
+    return x
+
+
+OPERATORS: dict[Any, Any] = {
+    getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")
+}
+OPERATORS[operator.setitem] = with_item
 
 
 def remove_in_place(module: fx.GraphModule) -> None:
@@ -86,6 +98,7 @@ def _give_new_tensor(module: fx.GraphModule, node: fx.Node) -> None:
         module.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
     elif node.target in OPERATORS:
         node.target = OPERATORS[node.target]
+        node.meta["values"] = node.all_input_nodes[0].meta["values"]
     elif _inplace(node) is True:
         place = _inplace_place(node)
         node.args = tuple(False if i == place else arg for i, arg in enumerate(node.args))

@@ -8,6 +8,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules import padding
 
+from .attention import lower_attention
 from .functional_layers import lower_functional_layers
 from .graphs import argument, is_call, name_of, replace, value_of
 from .in_place import remove_in_place
@@ -36,6 +37,8 @@ def lower(module: fx.GraphModule) -> fx.GraphModule:
             _extreme_to_reduction(graph, node)
         elif node.op == "call_module" and isinstance(layer := _layer(module, node), padding._ConstantPadNd):
             replace(graph, node, "call_function", F.pad, (node.args[0], tuple(layer.padding), "constant", layer.value))
+        elif node.op == "call_module" and type(_layer(module, node)) is nn.MultiheadAttention:
+            lower_attention(module, node)
         elif is_call(node, "glu") or (node.op == "call_module" and type(_layer(module, node)) is nn.GLU):
             _glu_to_halves(module, node)
         elif is_call(node, "scaled_dot_product_attention") and argument(node, 6, "scale", None) is None:

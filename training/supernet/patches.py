@@ -1,12 +1,16 @@
 """Functions that torch doesn't offer to a tracer by itself, wrapped for the time of tracing."""
 
 import functools
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
+
+from ..errors import TraceError
 
 
 def creating(tracer: fx.Tracer, function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
@@ -45,6 +49,25 @@ def running_forward(notes: list[str]) -> Any:
         return kind.forward(*([Context()] if with_context else []), *args, **kwargs)
 
     return classmethod(apply)
+
+
+def looking_into(tracer: fx.Tracer) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """How functions marked by `fx.wrap` are called: these ask to be left whole, but what they do with channels is
+    wanted. One that can't be looked into is left whole, and its channels stay at full width."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not _symbolic(args, kwargs):
+                return function(*args, **kwargs)
+            if inspect.isfunction(function):
+                with suppress(TraceError, RuntimeError, TypeError, ValueError):
+                    return function(*args, **kwargs)
+            return tracer.create_proxy("call_function", function, args, kwargs)
+
+        return call
+
+    return wrap
 
 
 def _symbolic(args: Any, kwargs: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from ..errors import TraceError
 from .meta import BATCHES, CREATING, apply, batch_of, has_own_forward, is_layer, meta_copy, on_meta
-from .patches import creating, running_forward
+from .patches import creating, looking_into, running_forward
 
 PLAIN = (int, float, bool, str, type(None))
 
@@ -41,6 +41,7 @@ class SizedTracer(fx.Tracer):
             for name in CREATING:
                 stack.enter_context(patch.object(torch, name, creating(self, getattr(torch, name))))
             stack.enter_context(patch.object(torch.autograd.Function, "apply", running_forward(self.notes)))
+            stack.enter_context(patch.object(fx._symbolic_trace, "_create_wrapped_func", looking_into(self)))
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -132,6 +133,9 @@ class SizedProxy(fx.Proxy):
         if not isinstance(self.tracer.values(self.node)[0], torch.Tensor):
             return NotImplemented
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __iadd__(self, other: Any) -> Any:
         return self._in_place(operator.iadd, other)
