@@ -53,12 +53,13 @@ class Budget:
 class Evidence(NamedTuple):
     """What one exit said about one input.
 
-    `scores`: (classes,) calibrated probabilities (softmax at the exit's temperature); `confidence`: their maximum;
-    `accuracy`: the exit's held-out accuracy, in [0, 1].
+    `scores`: (classes,) calibrated probabilities (softmax at the exit's temperature); `index`: the most probable class;
+    `confidence`: its probability; `accuracy`: the exit's held-out accuracy, in [0, 1].
     """
 
     point: OperatingPoint
     scores: FloatArray
+    index: int
     confidence: float
     accuracy: float
 

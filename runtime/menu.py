@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from ..policies.exits import calibrated_scores
+from ..policies.exits import scores_around
 from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
 from .engines import Engine
 from .inputs import Samples
@@ -69,8 +69,9 @@ class Exit:
         return [self._evidence(row) for row in logits]
 
     def _evidence(self, logits: FloatArray) -> Evidence:
-        scores = calibrated_scores(logits, self.record.temperature)
-        return Evidence(self.point, scores, float(scores[scores.argmax()]), self.record.accuracy)
+        largest = logits.argmax()
+        scores = scores_around(logits, largest, self.record.temperature)
+        return Evidence(self.point, scores, int(largest), float(scores[largest]), self.record.accuracy)
 
 
 def spans(manifest: Manifest, width: float, precision: str, first: int = 0) -> tuple[Step, ...]:

@@ -232,12 +232,11 @@ class Session:
             yield _Group([group.samples[row] for row in rows], kept, menu, step)
 
     def _answer(self, request: _Request, reached: Reached, stopped_by: Stop | None, now: float) -> Answer:
-        best = max(reversed(reached), key=_accuracy)
-        index = int(best.scores.argmax())
+        best = reached[0] if len(reached) == 1 else max(reversed(reached), key=_accuracy)
         return Answer(
             scores=best.scores,
-            label=self.bundle.manifest.classes[index],
-            index=index,
+            label=self.bundle.manifest.classes[best.index],
+            index=best.index,
             confidence=best.confidence,
             point=best.point,
             latency_ms=(now - request.arrival) * 1e3,

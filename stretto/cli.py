@@ -233,6 +233,14 @@ def bench_zoo(json: Json = Path("bench/results/zoo.json")) -> None:
     measure(json)
 
 
+@bench.command("exact")
+def bench_exact(json: Json = Path("bench/results/exact.json")) -> None:
+    """Supernets against the networks that they were made of, at full and at narrower widths."""
+    from .bench.exact import run as measure
+
+    measure(json)
+
+
 @bench.command("demo")
 def bench_demo(json: Path = Path("out/demo.json"), picture: Path = Path("out/demo.png")) -> None:
     """Train, export and profile on digits, then answer under a sweep of budgets, idle and with every core busy."""

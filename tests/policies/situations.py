@@ -16,7 +16,7 @@ def offered_after(depth: int, width: float | None = None) -> tuple[Step, ...]:
 
 def seen(depth: int, width: float, accuracy: float = 0.5, confidence: float = 0.6) -> Evidence:
     scores = np.array([confidence, 1 - confidence])
-    return Evidence(OperatingPoint(width, depth), scores, confidence, accuracy)
+    return Evidence(OperatingPoint(width, depth), scores, int(scores.argmax()), confidence, accuracy)
 
 
 def situation(
