@@ -19,7 +19,7 @@ def recalibrate_bn(net: Supernet, inputs: Iterable[torch.Tensor], batches: int =
 
     `inputs`: (batch, …) each; the first `batches` of them are used, none leaves everything as it is.
     """
-    norms = [_Average(layer, share) for layer, share in _statistics(net) if share > 0]
+    norms = [_Average(layer, momentum) for layer, momentum in _statistics(net) if momentum != 0]
     if not norms or batches == 0:
         return
     was_training, count = net.training, 0
@@ -41,10 +41,10 @@ def recalibrate_bn(net: Supernet, inputs: Iterable[torch.Tensor], batches: int =
 
 @dataclass(slots=True)
 class _Average:
-    """One norm's statistics, averaged over batches. `share`: of a single batch in them after a reset."""
+    """One norm's statistics, averaged over batches."""
 
     layer: Any
-    share: float
+    momentum: float | None
     mean: Any = 0.0
     var: Any = 0.0
 
@@ -54,20 +54,27 @@ class _Average:
 
     def add(self, count: int) -> None:
         """Take in the batch since the reset, the `count`-th."""
-        self.mean = self.mean + (self.layer.running_mean / self.share - self.mean) / count
-        self.var = self.var + (self.layer.running_var / self.share - self.var) / count
+        share = self._share()
+        self.mean = self.mean + (self.layer.running_mean / share - self.mean) / count
+        self.var = self.var + (self.layer.running_var / share - self.var) / count
 
     def settle(self, count: int) -> None:
         self.layer.running_mean.copy_(self.mean)
         self.layer.running_var.copy_(self.var)
         self.layer.num_batches_tracked.fill_(count)
 
+    def _share(self) -> float:
+        """Of the batch in the running statistics, which began at 0: a norm may be called several times in a batch."""
+        if self.momentum is None:  # the plain mean over calls
+            return 1.0
+        calls = max(1, int(self.layer.num_batches_tracked))
+        return 1.0 - (1.0 - self.momentum) ** calls
 
-def _statistics(net: Supernet) -> Iterator[tuple[Any, float]]:
-    """Whatever holds running statistics, with the share of one batch in them after a reset."""
+
+def _statistics(net: Supernet) -> Iterator[tuple[Any, float | None]]:
+    """Whatever holds running statistics, with its momentum."""
     for name, layer in net.shared.named_modules():
         if isinstance(layer, batchnorm._BatchNorm) and layer.running_mean is not None:
-            share = 1.0 if layer.momentum is None else layer.momentum
             key = name.replace(".", "/")
-            yield layer, share
-            yield from ((own[key], share) for own in net.norms.values() if key in own)  # type: ignore[operator,index]
+            yield layer, layer.momentum
+            yield from ((own[key], layer.momentum) for own in net.norms.values() if key in own)  # type: ignore[operator,index]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from stretto.training.norms import recalibrate_bn
+from stretto.training.supernet import make_supernet
 from torch import nn
 from torch.nn.modules import batchnorm
 
@@ -44,6 +45,35 @@ def test_statistics_of_every_width_equal_those_by_hand(momentum):
         for layer, (mean, var) in zip(norms, expected, strict=True):
             torch.testing.assert_close(layer.running_mean, mean, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(layer.running_var, var, rtol=1e-4, atol=1e-5)
+
+
+class Twice(nn.Module):
+    """A batch norm that is called twice on the same numbers."""
+
+    def __init__(self, momentum: float | None) -> None:
+        super().__init__()
+        self.first, self.relu = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()
+        self.conv, self.norm = nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16, momentum=momentum)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(self.relu(self.first(x)))
+        return self.head(self.relu(self.norm(x) + 2 * self.norm(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0, None])
+def test_a_norm_called_twice_in_a_batch_has_the_plain_statistics(momentum):
+    torch.manual_seed(0)
+    net = make_supernet(Twice(momentum), torch.zeros(1, 1, 6, 6), (0.5, 1.0), 1)
+    recalibrate_bn(net, batches())
+    layer, inputs = net.eval().shared.get_submodule("norm"), []
+    net.shared.get_submodule("conv").register_forward_hook(lambda module, given, found: inputs.append(found))
+    for x in batches():
+        net.shared(x)
+    expected = torch.stack([x.transpose(0, 1).flatten(1).mean(1) for x in inputs]).mean(0)
+    torch.testing.assert_close(layer.running_mean, expected, rtol=1e-4, atol=1e-5)
+    expected = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in inputs]).mean(0)
+    torch.testing.assert_close(layer.running_var, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_asked_number_of_batches_is_taken():
