@@ -110,15 +110,15 @@ class _Compiler:
         """Add a part; `x`: (2, …) what comes in. Returns what goes out."""
         label = "stem" if width is None else f"w{width}"
         part, tensors = self.net.part(width, stage, kind)
-        bound = bind(part, tensors, x, self.weights, label)
+        name = f"{label}/{stage}_{kind}"
+        bound = bind(part, tensors, x, self.weights, name)
         with torch.no_grad():
             y = bound.module(x)
         before = stage if kind == "head" and stage < self.net.depths else stage - 1
         source = TensorSpec("input" if before < 0 else f"f{before}", tuple(x.shape[1:]))
         result = TensorSpec(f"f{stage}" if kind == "body" else f"scores{stage}", tuple(y.shape[1:]))
-        member = f"graphs/{label}/{stage}_{kind}.onnx"
-        self.fragments.append(Fragment(stage, width, "fp32", kind, member, source, result, {}))
-        self.jobs.append(Job(bound, x, source.name, result.name, f"{label}/{stage}_{kind}"))
+        self.fragments.append(Fragment(stage, width, "fp32", kind, f"graphs/{name}.onnx", source, result, {}))
+        self.jobs.append(Job(bound, x, source.name, result.name, name))
         return y
 
     def compile(self) -> Parts:

@@ -77,7 +77,7 @@ def bind(part: Part, tensors: Mapping[str, torch.Tensor], example: torch.Tensor,
         tensors: the part's numbers by name.
         example: (batch, …) what it takes.
         weights: see `shared_weights`.
-        prefix: begins the names of this width's own vectors.
+        prefix: the part's own, begins the names of its vectors: a norm may be folded into layers of several parts.
     """
     numbers = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     module: Any = with_numbers(part, numbers).cpu().eval()
@@ -106,24 +106,24 @@ def _settle(module: nn.Module, bindings: dict[str, Binding], vectors: Arrays, we
 def _fold(module: fx.GraphModule, node: fx.Node, bindings: dict[str, Binding], vectors: Arrays, prefix: str) -> None:
     """Into the layer before it where that can take it up, else as factor and summand of its own."""
     scale, shift = _scale_shift(module.get_submodule(str(node.target)), str(node.target))
-    key = f"{prefix}/{node.target}"
     before = node.all_input_nodes[0]
-    vectors[f"{key}.scale"], vectors[f"{key}.shift"] = scale, shift
-    if _takes_up(module, before):
-        layer: Any = module.get_submodule(str(before.target))
+    if _takes_up(module, before, bindings):
+        target = str(before.target)
+        layer: Any = module.get_submodule(target)
         if layer.bias is not None:
-            vectors[f"{key}.shift"] = _numpy(layer.bias) * scale + shift
-        layer.bias = nn.Parameter(torch.from_numpy(vectors[f"{key}.shift"]))
-        weight = bindings[f"{before.target}.weight"]
-        bindings[f"{before.target}.weight"] = Binding(weight.tensor, weight.slices, scale=f"{key}.scale")
-        bindings[f"{before.target}.bias"] = Binding(f"{key}.shift", (None,))
+            shift = _numpy(layer.bias) * scale + shift
+        layer.bias = nn.Parameter(torch.from_numpy(shift))
+        weight = bindings[f"{target}.weight"]
+        bindings[f"{target}.weight"] = Binding(weight.tensor, weight.slices, scale=f"{prefix}/{target}.scale")
+        bindings[f"{target}.bias"] = Binding(f"{prefix}/{target}.shift", (None,))
         node.replace_all_uses_with(before)
         module.graph.erase_node(node)
     else:
-        node.target = f"{node.name}_scale_shift"
-        module.add_submodule(node.target, ScaleShift(scale, shift))
+        node.target = target = f"{node.name}_scale_shift"
+        module.add_submodule(target, ScaleShift(scale, shift))
         for name in ("scale", "shift"):
-            bindings[f"{node.target}.{name}"] = Binding(f"{key}.{name}", (None,))
+            bindings[f"{target}.{name}"] = Binding(f"{prefix}/{target}.{name}", (None,))
+    vectors[f"{prefix}/{target}.scale"], vectors[f"{prefix}/{target}.shift"] = scale, shift
 
 
 def _scale_shift(norm: Any, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -139,10 +139,10 @@ def _scale_shift(norm: Any, name: str) -> tuple[NDArray[np.float32], NDArray[np.
     return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
 
 
-def _takes_up(module: fx.GraphModule, before: fx.Node) -> bool:
+def _takes_up(module: fx.GraphModule, before: fx.Node, bindings: Mapping[str, Binding]) -> bool:
     """A plain convolution or linear layer, called once, whose output nothing else reads, with its channels on axis 1,
-    which is where batch norms have them."""
-    if before.op != "call_module" or len(before.users) > 1:
+    which is where batch norms have them, and with a stored weight, not one that is computed, as weight norm does."""
+    if before.op != "call_module" or len(before.users) > 1 or f"{before.target}.weight" not in bindings:
         return False
     layer = module.get_submodule(str(before.target))
     plain = any(isinstance(layer, kind) and type(layer).forward is forward for kind, forward in FOLDS_INTO.items())

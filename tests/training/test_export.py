@@ -199,6 +199,48 @@ def test_a_network_in_double_precision_is_exported_as_float32(tmp_path):
     np.testing.assert_allclose(logits(bundle, Step(0, 2, 0.5, "fp32"), batch[0]), expected, atol=TOLERANCE)
 
 
+class SharedNorm(nn.Module):
+    """One batch norm after four convolutions with biases of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(1 if n == 0 else 16, 16, 3, padding=1) for n in range(5))
+        self.norm, self.head = nn.BatchNorm2d(16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.convs[0](x))
+        for conv in self.convs[1:]:
+            x = torch.relu(self.norm(conv(x)))
+        return self.head(x.mean((2, 3)))
+
+
+class WeightNorm(nn.Module):
+    """A batch norm after a convolution whose weight isn't stored but computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(1, 16, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 3))
+        self.norm, self.hidden, self.head = nn.BatchNorm2d(16), nn.Linear(16, 32), nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv(torch.relu(self.stem(x)))))
+        return self.head(torch.relu(self.hidden(x.mean((2, 3)))))
+
+
+@pytest.mark.parametrize(("kind", "exits"), [(SharedNorm, 1), (SharedNorm, 3), (WeightNorm, 1)])
+def test_norms_that_serve_several_layers_or_follow_a_computed_weight_are_folded_right(kind, exits, tmp_path):
+    torch.manual_seed(0)
+    net = settled(kind(), (1, 8, 8), exits=exits, widths=(0.5, 1.0))
+    x = torch.randn(4, 1, 8, 8)
+    bundle = export(net, [(x, torch.zeros(4))], tmp_path / "a.stretto", input=InputSpec((1, 8, 8)))
+    for width in net.widths:
+        with torch.no_grad():
+            expected = [z.numpy() for z in net(x, width)]
+        for depth, z in enumerate(expected, start=1):
+            found = logits(bundle, Step(0, depth, width, "fp32"), x)
+            np.testing.assert_allclose(found, z, atol=TOLERANCE * np.abs(z).max())
+
+
 class NoForm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.i0e(x)
