@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from .option_types import check_types
 from .supernet import Supernet
 
 
@@ -32,6 +33,7 @@ class LossOptions:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.depth_weights is not None:
             object.__setattr__(self, "depth_weights", tuple(self.depth_weights))  # a list, as YAML or JSON has it
         if self.sandwich is not None and self.sandwich < 0:

@@ -6,6 +6,7 @@ from typing import Any
 
 from .losses import LossOptions
 from .optimizers import OPTIMIZERS, SCHEDULES
+from .option_types import check_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class FitOptions:
     loss: LossOptions = field(default_factory=LossOptions)
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.epochs < 1:
             raise ValueError(f"epochs {self.epochs}: must be 1 or more")
         for name in ("lr", "clip_norm"):
@@ -57,7 +59,8 @@ def fit_options(**given: Any) -> FitOptions:
     """Options from one flat set of names, those of the loss among them.
 
     Raises:
-        TypeError: an unknown name; says the nearest valid one.
+        TypeError: an unknown name; says the nearest valid one. A value of another type than the option's.
+        ValueError: a value that an option can't have.
     """
     loss_names = {f.name for f in fields(LossOptions)}
     names = {f.name for f in fields(FitOptions)} - {"loss"} | loss_names

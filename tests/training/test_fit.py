@@ -235,6 +235,36 @@ def test_impossible_options_are_refused(given, message):
         fit_options(**given)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"autocast": "false"}, "autocast 'false': must be true or false or None"),
+        ({"channels_last": 1}, "channels_last 1: must be true or false or None"),
+        ({"momentum": "abc"}, "momentum 'abc': must be a number"),
+        ({"lr": True}, "lr True: must be a number"),
+        ({"lr": None}, "lr None: must be a number"),
+        ({"epochs": 2.5}, "epochs 2.5: must be a whole number"),
+        ({"epochs": True}, "epochs True: must be a whole number"),
+        ({"clip_norm": "none"}, "clip_norm 'none': must be a number or None"),
+        ({"optimizer": ["sgd"]}, r"optimizer \['sgd'\]: must be a text"),
+        ({"sandwich": "2"}, "sandwich '2': must be a whole number or None"),
+        ({"equilibrium": "no"}, "equilibrium 'no': must be true or false"),
+        ({"depth_weights": "1,2"}, "depth_weights '1,2': must be a list of numbers or None"),
+        ({"depth_weights": [1, "2"]}, r"depth_weights \[1, '2'\]: must be a list of numbers or None"),
+    ],
+)
+def test_options_of_another_type_are_refused(given, message):
+    with pytest.raises(TypeError, match=message):
+        fit_options(**given)
+    with pytest.raises(TypeError, match=r"loss .*: must be LossOptions"):
+        FitOptions(loss={"sandwich": 1})
+
+
+def test_whole_numbers_lists_and_none_are_taken_where_they_fit():
+    options = fit_options(lr=1, clip_norm=None, autocast=None, sandwich=None, depth_weights=[1, 0.5])
+    assert options.loss.depth_weights == (1, 0.5)
+
+
 def test_checkpoint_of_other_options_is_refused_and_named(tmp_path):
     run("plain", tmp_path / "a.pt")
     with pytest.raises(
