@@ -130,11 +130,11 @@ class _Run:
     def _begin(self, epoch: int) -> random.Random:
         """Make all that is random depend on seed and epoch alone; returns what draws the widths."""
         number = seed_everything(self.options.seed, epoch)
-        generator = getattr(self.loader, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(number)
-        for holder in (self.loader, getattr(self.loader, "sampler", None)):
-            if holder is not None and hasattr(holder, "set_epoch"):
+        for holder in _holders(self.loader):
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(number)
+            if hasattr(holder, "set_epoch"):
                 holder.set_epoch(epoch)
         return random.Random(number)
 
@@ -237,6 +237,13 @@ def seed_everything(seed: int, epoch: int) -> int:
     np.random.seed(number)
     random.seed(number)
     return number
+
+
+def _holders(loader: Any) -> list[Any]:
+    """The loader and its samplers, each of which may draw with a generator of its own."""
+    batches = getattr(loader, "batch_sampler", None)
+    found = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    return [holder for holder in found if holder is not None]
 
 
 def _length(loader: Any) -> int:

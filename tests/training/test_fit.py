@@ -15,7 +15,7 @@ from stretto.training.data import load_data
 from stretto.training.fit import FitOptions, Progress, fit, fit_options
 from stretto.training.losses import LossOptions
 from stretto.training.optimizers import SCHEDULES, decay_groups, make_optimizer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from .small import small_data, small_loader, small_net
 
@@ -128,11 +128,48 @@ def test_another_seed_gives_another_result():
     assert not torch.equal(*(net.shared.get_submodule("head").weight for net in nets))
 
 
-def test_loader_with_a_generator_of_its_own_resumes_the_same(tmp_path):
+class DrawnBatches(BatchSampler):
+    """Draws its batches itself."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__(range(48), 16, drop_last=False)
+        self.generator = generator
+
+    def __iter__(self):
+        return iter(torch.randperm(48, generator=self.generator).view(3, 16).tolist())
+
+
+class ByEpoch(RandomSampler):
+    """Shuffled by the epoch's number, as a distributed sampler is."""
+
+    def __init__(self) -> None:
+        super().__init__(range(48))
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter(torch.randperm(48, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+
+DRAWN_BY = {
+    "loader": lambda generator: {"batch_size": 16, "shuffle": True, "generator": generator},
+    "sampler": lambda generator: {"batch_size": 16, "sampler": RandomSampler(range(48), generator=generator)},
+    "batch_sampler": lambda generator: {"batch_sampler": DrawnBatches(generator)},
+    "its_sampler": lambda generator: {
+        "batch_sampler": BatchSampler(RandomSampler(range(48), generator=generator), 16, drop_last=False)
+    },
+    "epoch": lambda generator: {"batch_sampler": BatchSampler(ByEpoch(), 16, drop_last=False)},
+}
+
+
+@pytest.mark.parametrize("drawn_by", DRAWN_BY)
+def test_loader_with_a_generator_of_its_own_resumes_the_same(drawn_by, tmp_path):
     def train(checkpoint: Path | None, on_progress=None) -> dict[str, torch.Tensor]:
         net = small_net()
         generator = torch.Generator().manual_seed(torch.randint(1000, ()).item())
-        loader = DataLoader(small_data(), 16, shuffle=True, generator=generator)
+        loader = DataLoader(small_data(), **DRAWN_BY[drawn_by](generator))
         fit(net, loader, checkpoint=checkpoint, on_progress=on_progress, **QUICK)
         return net.state_dict()
 
