@@ -13,7 +13,7 @@ from ..policies.situation import OperatingPoint
 from ..runtime.answer import Answer
 from ..runtime.bundle import Bundle
 from ..runtime.session import Session, load
-from ..training.data import load_data
+from ..training.data import load_data_as
 from ..training.evaluate import accuracy, point_logits
 
 Tell = Callable[[str, int, int], None]
@@ -28,10 +28,9 @@ def evaluate_bundle(
     Latencies of the points are the profile's, from where the session found one; see `stretto profile`.
     """
     opened = Bundle.open(path)
-    shape = opened.manifest.input.shape
-    data = load_data(data_path, size=shape[1], progress=lambda done, total: tell("reading", done, total))
-    pixels = np.concatenate([data.splits[name].x for name in splits])
-    labels = np.concatenate([data.splits[name].y for name in splits])
+    data = load_data_as(data_path, opened.manifest.input.shape, lambda done, total: tell("reading", done, total))
+    pixels = np.concatenate([data.split(name).x for name in splits])
+    labels = np.concatenate([data.split(name).y for name in splits])
     batches = (
         (opened.manifest.input.prepare(pixels[i : i + BATCH]), labels[i : i + BATCH])
         for i in range(0, len(pixels), BATCH)

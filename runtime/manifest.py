@@ -27,8 +27,8 @@ class TensorSpec:
 class InputSpec:
     """What the network takes.
 
-    `shape`: without the batch axis, channels first; `scale`: from pixel to number; `mean`, `std`: one per channel, in
-    numbers, or both empty.
+    `shape`: without the batch axis, channels first; `scale`: from pixel to number, 1 over the largest pixel of the
+    training data, or 1; `mean`, `std`: one per channel, in numbers, or both empty.
     """
 
     shape: tuple[int, ...]

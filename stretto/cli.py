@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from . import console as show
 
 if TYPE_CHECKING:
+    from .policies.situation import OperatingPoint
     from .runtime.answer import Answer
 
 app = typer.Typer(
@@ -23,7 +25,21 @@ One trained network, answered at any width and any depth, in time.""",
 )
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks; each prints a table and writes JSON.")
 app.add_typer(bench, name="bench")
-out = Console()
+# nothing shown is markup: a class may be called "[cat]", a file ":dog:"
+out = Console(markup=False, emoji=False)
+RESULTS = Path("bench/results")
+# a missing module → the extra that brings it
+EXTRAS = {
+    "torch": "train", "onnx": "train", "onnxscript": "train", "PIL": "train", "sklearn": "train", "fastapi": "serve",
+    "uvicorn": "serve", "prometheus_client": "serve", "orjson": "serve", "matplotlib": "dev", "packaging": "dev",
+    "pytorchcv": "bench", "torchvision": "bench",
+}  # fmt: skip
+
+
+def _kept(name: str) -> Path | None:
+    """Where a benchmark writes unless told: among the repository's results, and nowhere in any other folder."""
+    return RESULTS / name if RESULTS.is_dir() else None
+
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
 Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")]
@@ -32,6 +48,11 @@ Threads = Annotated[int, typer.Option(help="processor threads for one step")]
 Net = Annotated[str, typer.Option(help="resnet, mobilenet, lenet5, lenet300, or package.module:callable")]
 NetOption = Annotated[list[str], typer.Option("--option", help="an option of the network, name=value; repeatable")]
 Widths = Annotated[str, typer.Option(help="width multipliers, 1.0 among them")]
+Point = Annotated[
+    str | None, typer.Option(metavar="WIDTH,DEPTH[,PRECISION]", help="always answer at this operating point")
+]
+PolicyName = Annotated[str | None, typer.Option(help="deadline, the default, or fixed, which needs --point")]
+Confidence = Annotated[float | None, typer.Option(help="stop at an exit that is this sure, in (0, 1]")]
 Exits = Annotated[str, typer.Option(help="how many, or shares of the MACs, or names of layers (see stretto trace)")]
 
 
@@ -170,16 +191,18 @@ def profile(
 @app.command()
 def run(
     bundle: BundlePath,
-    input: Annotated[Path, typer.Argument(help="an image, or a .npy of one input")],
+    input: Annotated[Path, typer.Argument(help="an image file, black to white, or a .npy of one input")],
     budget_ms: Annotated[float | None, typer.Option(help="milliseconds the answer may take")] = None,
-    confidence: Annotated[float | None, typer.Option(help="stop at an exit that is this sure")] = None,
+    policy: PolicyName = None,
+    point: Point = None,
+    confidence: Confidence = None,
     threads: Threads = 1,
     json: Json = None,
 ) -> None:
     """One answer."""
     from .runtime.session import load
 
-    with load(bundle, threads=threads, confidence=confidence) as session:
+    with load(bundle, threads=threads, policy=_policy(policy, point), confidence=confidence) as session:
         x = show.read_input(input, session.bundle.manifest.input)
         answer = cast("Answer", session.infer(x, budget_ms))  # one input gives one answer
         show.answer(out, answer, session.profile)
@@ -191,12 +214,16 @@ def serve(
     bundles: list[Path],
     host: str = "127.0.0.1",
     port: int = 8000,
+    policy: PolicyName = None,
+    point: Point = None,
+    confidence: Confidence = None,
     threads: Threads = 1,
 ) -> None:
     """Serve bundles by the Open Inference Protocol v2, with metrics."""
     from .runtime.server.app import serve as serve_forever
 
-    serve_forever(bundles, host=host, port=port, threads=threads)
+    chosen = _policy(policy, point)
+    serve_forever(bundles, host=host, port=port, threads=threads, policy=chosen, confidence=confidence)
 
 
 @app.command()
@@ -210,7 +237,7 @@ def inspect(bundle: BundlePath, json: Json = None) -> None:
 
 
 @bench.command("session")
-def bench_session(json: Json = Path("bench/results/session.json")) -> None:
+def bench_session(json: Json = _kept("session.json")) -> None:
     """The session against raw ONNX Runtime: time, memory, size, deadlines met."""
     from .bench.session import run as measure
 
@@ -218,7 +245,7 @@ def bench_session(json: Json = Path("bench/results/session.json")) -> None:
 
 
 @bench.command("train-step")
-def bench_train_step(json: Json = Path("bench/results/train_step.json")) -> None:
+def bench_train_step(json: Json = _kept("train_step.json")) -> None:
     """One joint training step against the steps of separate networks."""
     from .bench.train_step import run as measure
 
@@ -226,7 +253,7 @@ def bench_train_step(json: Json = Path("bench/results/train_step.json")) -> None
 
 
 @bench.command("zoo")
-def bench_zoo(json: Json = Path("bench/results/zoo.json")) -> None:
+def bench_zoo(json: Json = _kept("zoo.json")) -> None:
     """Which classifiers of a public zoo become supernets."""
     from .bench.zoo import run as measure
 
@@ -234,7 +261,7 @@ def bench_zoo(json: Json = Path("bench/results/zoo.json")) -> None:
 
 
 @bench.command("exact")
-def bench_exact(json: Json = Path("bench/results/exact.json")) -> None:
+def bench_exact(json: Json = _kept("exact.json")) -> None:
     """Supernets against the networks that they were made of, at full and at narrower widths."""
     from .bench.exact import run as measure
 
@@ -244,6 +271,8 @@ def bench_exact(json: Json = Path("bench/results/exact.json")) -> None:
 @bench.command("demo")
 def bench_demo(json: Path = Path("out/demo.json"), picture: Path = Path("out/demo.png")) -> None:
     """Train, export and profile on digits, then answer under a sweep of budgets, idle and with every core busy."""
+    import_module("matplotlib")  # whose absence would otherwise be found after all the work
+
     from .bench.demo import run as measure
 
     with show.TrainingBar(out) as bar:
@@ -257,10 +286,30 @@ def main() -> None:
     try:
         app()
     except (StrettoError, ValueError, FloatingPointError, OSError, ImportError) as error:
-        if "--debug" in sys.argv:
-            raise
-        Console(stderr=True).print(f"stretto: {error}", style="red", markup=False, soft_wrap=True)
+        text = f"stretto: {_explain(error)}"
+        Console(stderr=True).print(text, style="red", markup=False, emoji=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _explain(error: Exception) -> str:
+    """What an error says, or which extra brings the library that isn't there."""
+    module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return f"this needs {module}: pip install 'stretto[{EXTRAS[module]}]'" if module in EXTRAS else str(error)
+
+
+def _policy(name: str | None, point: str | None) -> "str | OperatingPoint":
+    """What `load` takes as its policy."""
+    if point is None:
+        return name or "deadline"
+    if name not in (None, "fixed"):
+        raise ValueError(f"--policy {name} beside --point {point}, which means fixed; leave one of them out")
+    from .policies.situation import OperatingPoint
+
+    try:
+        width, depth, *precision = point.split(",")
+        return OperatingPoint(float(width), int(depth), *precision)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--point {point}: give WIDTH,DEPTH or WIDTH,DEPTH,PRECISION, such as 0.5,2") from error
 
 
 def _numbers(text: str, kind: Callable[[str], Any] = float) -> tuple[Any, ...]:

@@ -168,19 +168,39 @@ def trace_report(console: Console, report: dict[str, Any]) -> None:
 def read_input(path: Path, spec: "InputSpec") -> NDArray[np.float32]:
     """An image file, resized to the bundle's input and normalised, or a .npy that is the input already.
 
+    An image's black to white is taken as 0 to 255 and mapped to the pixels that the bundle was trained on, 0 to
+    1 / scale: for the digits, 0 to 16. A scale of 1 leaves them. Only a square input is resized to.
+
     Raises:
-        ValueError: the file is neither, or the bundle doesn't take images.
+        ValueError: the file is neither or of another shape, or the bundle doesn't take images.
     """
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        return _read_npy(path)
     from .training.images import decode_image
 
     if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
         raise ValueError(f"{path}: this bundle takes {spec.shape}, which is no image; give a .npy")
-    pixels = decode_image(path.read_bytes(), spec.shape[1])
+    data, size = path.read_bytes(), spec.shape[1] if spec.shape[1] == spec.shape[2] else None
+    try:
+        pixels: NDArray[Any] = decode_image(data, size)
+    except ImportError:
+        raise
+    except Exception as error:  # Pillow raises a dozen types on damaged input; all mean the same here
+        reason = "its format isn't known" if "BytesIO" in str(error) else str(error)
+        raise ValueError(f"{path} can't be read as an image ({reason}); give an image or a .npy") from error
+    if pixels.shape[1:] != spec.shape[1:]:
+        raise ValueError(f"{path}: (H, W) is {pixels.shape[1:]}, this bundle takes {spec.shape[1:]}; resize it first")
     if spec.shape[0] == 1:
-        pixels = np.rint(pixels.mean(axis=0, keepdims=True)).astype(np.uint8)
-    return spec.prepare(pixels)
+        pixels = pixels.mean(axis=0, keepdims=True)
+    white = 255 if spec.scale == 1 else min(1 / spec.scale, 255)
+    return spec.prepare(np.rint(pixels / 255 * white).astype(np.uint8))
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} can't be read as a .npy of numbers ({error}); write it with numpy.save") from error
 
 
 def amount(number: float) -> str:

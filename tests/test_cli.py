@@ -94,6 +94,119 @@ def test_run_answers_for_an_image_file(home: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_white_of_an_image_file_is_the_brightest_pixel_of_the_training_data(home: Path) -> None:
+    from PIL import Image
+    from stretto.runtime.manifest import InputSpec
+
+    from stretto.console import read_input
+
+    Image.fromarray(np.array([[0, 255], [255, 128]], np.uint8)).save(home / "ink.png")
+    for scale, expected in ((1 / 16, [0, 1, 1, 0.5]), (1 / 255, [0, 1, 1, 128 / 255]), (1.0, [0, 255, 255, 128])):
+        assert read_input(home / "ink.png", InputSpec((1, 2, 2), scale=scale)).ravel() == pytest.approx(expected)
+
+
+def test_image_of_another_shape_than_a_bundle_that_is_not_square_is_refused(home: Path) -> None:
+    from PIL import Image
+    from stretto.runtime.manifest import InputSpec
+
+    from stretto.console import read_input
+
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(home / "wide.png")
+    assert read_input(home / "wide.png", InputSpec((1, 4, 6))).shape == (1, 4, 6)
+    with pytest.raises(ValueError, match=r"wide\.png: \(H, W\) is \(4, 6\), this bundle takes \(6, 4\)"):
+        read_input(home / "wide.png", InputSpec((1, 6, 4)))
+
+
+def test_network_of_images_that_are_not_square_goes_all_the_way(home: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 12, 20), dtype=np.uint8), np.arange(60) % 3
+    names = np.array(["[cat] a", "[/dog]", ":cow:"])
+    np.savez(home / "wide.npz", x_train=x, y_train=y, x_test=x, y_test=y, classes=names)
+    np.save(home / "wide.npy", np.zeros((1, 12, 20), np.float32))
+    shape = ["--widths", "0.5,1.0", "--exits", "2", "--epochs", "1", "--set", "autocast=false", "--batch", "16"]
+    for words in (
+        ["train", "--net", "resnet", *TRAIN[2:6], "--data", "wide.npz", *shape, "--out", "wide.pt"],
+        ["export", "wide.pt", "--data", "wide.npz", "--out", "wide.stretto"],
+        ["eval", "wide.stretto", "--data", "wide.npz"],
+    ):
+        done = stretto(*words, home=home)
+        assert done.returncode == 0, done.stderr
+    done = stretto("run", "wide.stretto", "wide.npy", home=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(tuple(names))
+
+
+def test_run_answers_at_the_point_that_is_asked_for(home: Path) -> None:
+    np.save(home / "input.npy", np.zeros((1, 8, 8), np.float32))
+    done = stretto("run", "net.stretto", "input.npy", "--point", "0.5,2", "--json", "point.json", home=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((home / "point.json").read_text())["point"] == [0.5, 2, "fp32"]
+
+
+def test_bundle_names_the_data_of_its_accuracies_and_the_weights_that_were_skipped(home: Path) -> None:
+    import torch
+
+    weights = torch.load(home / "net.pt", weights_only=True)
+    assert weights["about"]["data"]["name"] == "digits"
+    provenance = json.loads((home / "export.json").read_text())["provenance"]
+    assert provenance["data"] == provenance["held_out_data"] == "digits"
+    assert provenance["skipped_weights"] is None
+
+
+def test_weights_of_another_number_of_classes_are_reported_and_kept_in_the_checkpoint(home: Path) -> None:
+    import torch
+    from stretto.training.nets import make_net
+
+    other = make_net("resnet", 7, (1, 8, 8), base="16", blocks="1")
+    torch.save(other.state_dict(), home / "seven.pt")
+    words = ["train", *TRAIN, *FAST, "--epochs", "1", "--weights", "seven.pt", "--out", "from_seven.pt"]
+    done = stretto(*words, home=home)
+    assert done.returncode == 0, done.stderr
+    skipped = torch.load(home / "from_seven.pt", weights_only=True)["about"]["skipped_weights"]
+    assert skipped and "seven.pt: not taken, as their numbers of outputs differ: " + ", ".join(skipped) in done.stderr
+
+
+def test_trace_takes_a_network_with_a_number_of_classes_of_its_own(home: Path) -> None:
+    code = "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3),"
+    code += " nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 7))\n"
+    (home / "seven.py").write_text(code)
+    done = stretto("trace", "--net", "seven:net", "--shape", "3,16,16", "--widths", "0.5,1", "--exits", "1", home=home)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text, value", [("false", False), ("True", True), ("none", None), ("3", 3), ("bf16", "bf16")])
+def test_value_of_a_training_option_is_read_as_what_it_says(text: str, value: object) -> None:
+    from stretto.training.task import read_values
+
+    assert read_values([f"autocast={text}"]) == {"autocast": value}
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [
+        ("torch", ["train", *TRAIN, "--out", "x.pt"], "train"),
+        ("matplotlib", ["bench", "demo"], "dev"),
+    ],
+)
+def test_missing_library_names_the_extra_that_brings_it(home: Path, module: str, words: list[str], extra: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from stretto.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=home, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"stretto: this needs {module}: pip install 'stretto[{extra}]'"
+    assert not (home / "out").exists()
+
+
+def test_benchmark_writes_among_results_only_where_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stretto.cli import _kept
+
+    monkeypatch.chdir(tmp_path)
+    assert _kept("zoo.json") is None
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    assert _kept("zoo.json") == Path("bench/results/zoo.json")
+
+
 def test_trace_lists_groups_and_places_for_exits(home: Path) -> None:
     done = stretto("trace", "--net", "resnet", "--shape", "3,32,32", "--json", "trace.json", home=home)
     assert done.returncode == 0, done.stderr
@@ -115,6 +228,10 @@ def test_inspect_names_what_is_inside(home: Path) -> None:
         (["train", *TRAIN, "--set", "sandwhich=1", "--out", "x.pt"], "did you mean 'sandwich'"),
         (["train", *TRAIN, "--widths", "0.5,2", "--out", "x.pt"], "in (0, 1]"),
         (["run", "net.stretto", "absent.png"], "absent.png"),
+        (["run", "net.stretto", "net.pt"], "net.pt can't be read as an image (its format isn't known)"),
+        (["run", "net.stretto", "grey.png", "--point", "half"], "--point half: give WIDTH,DEPTH"),
+        (["run", "net.stretto", "x.npy", "--point", "0.5,1", "--policy", "deadline"], "leave one of them out"),
+        (["eval", "net.stretto", "--data", "digits", "--splits", "nope"], "digits has no split 'nope'"),
         (["export", "net.stretto", "--data", "digits", "--out", "y.stretto"], "not a"),
     ],
 )

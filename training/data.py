@@ -52,6 +52,16 @@ class Data:
         channels, height, width = self.splits["train"].x.shape[1:]
         return channels, height, width
 
+    def split(self, name: str) -> Split:
+        """The split called `name`.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name not in self.splits:
+            raise ValueError(f"{self.name} has no split '{name}'; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
 
 @dataclass(frozen=True, slots=True)
 class _Source:
@@ -92,6 +102,19 @@ def load_data(
     splits = _hold_out(source.splits, calibration, seed, str(path))
     mean, std = _statistics(splits["train"].x, source.scale)
     return Data(Path(path).stem, source.classes, splits, source.scale, mean, std)
+
+
+def load_data_as(path: str | Path, shape: tuple[int, ...], progress: Progress | None = None) -> Data:
+    """`load_data` with images of `shape`, (C, H, W), as a checkpoint or a bundle takes them; resized if it is square.
+
+    Raises:
+        ValueError: as `load_data`, or the images are of another shape.
+    """
+    square = len(shape) == 3 and shape[1] == shape[2]
+    data = load_data(path, size=shape[1] if square else None, progress=progress)
+    if data.input_shape != shape:
+        raise ValueError(f"{path}: images (C, H, W) are {data.input_shape}, {shape} is needed; give such images")
+    return data
 
 
 def _read(path: str | Path, size: int | None, progress: Progress | None) -> _Source:

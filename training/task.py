@@ -1,6 +1,6 @@
 """A whole training from names: which network on which data; and the way back from its checkpoint."""
 
-import ast
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +12,18 @@ from ..runtime.bundle import Bundle
 from ..runtime.manifest import InputSpec
 from .augment import Batches, make_augment
 from .checkpoint import CheckpointError, load_checkpoint, load_state
-from .data import Data, load_data
+from .data import Data, load_data, load_data_as
 from .export import export
 from .fit import FitOptions, Progress, fit
-from .nets import make_net
+from .nets import make_net, read_value
 from .supernet import Supernet, make_plan, make_supernet
 from .supernet.convert import WIDTHS
 from .weights import load_weights
 
 Tell = Callable[[str, int, int], None]
 EVALUATION_BATCH = 128
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def run_training(
     torch.manual_seed(options.seed)
     model = _model(about)
     if task.weights is not None:
-        load_weights(model, task.weights, skip_mismatched=True)
+        about["skipped_weights"] = _start_from(task.weights, model)
     net = make_supernet(model, torch.zeros(1, *data.input_shape), task.widths, task.exits, task.head)
     _check_same(out, about)
     augment = make_augment(_augment_for(data) if task.augment == "auto" else task.augment)
@@ -82,6 +84,14 @@ def run_training(
     loader = batches(data, "train", batch, normal, augment=augment, shuffle=True, drop_last=True, seed=options.seed)
     history = fit(net, loader, options, checkpoint=out, on_progress=on_progress, about=about)
     return {"points": _accuracies(net, batches(data, "calibration", EVALUATION_BATCH, normal)), "history": history}
+
+
+def _start_from(weights: str, model: torch.nn.Module) -> list[str] | None:
+    """Loads a file's weights; names those that were left as they are, None if there are none."""
+    skipped = load_weights(model, weights, skip_mismatched=True)
+    if skipped:
+        log.warning("%s: not taken, as their numbers of outputs differ: %s", weights, ", ".join(skipped))
+    return list(skipped) or None
 
 
 def restore(checkpoint: str | Path) -> tuple[Supernet, dict[str, Any]]:
@@ -114,7 +124,7 @@ def export_checkpoint(
     """Write a checkpoint as a bundle; accuracies are of `splits`, temperatures of the calibration split."""
     net, content = restore(checkpoint)
     about = content["about"]
-    data = load_data(data_path, size=about["shape"][1], progress=_reading(tell))
+    data = load_data_as(data_path, tuple(about["shape"]), _reading(tell))
     if list(data.classes) != about["classes"]:
         raise CheckpointError(
             f"{checkpoint}: trained on classes {about['classes']}, {data_path} has {list(data.classes)}"
@@ -125,7 +135,10 @@ def export_checkpoint(
     provenance = {
         "net": about["net"],
         "net_options": about["net_options"],
+        "starting_weights": about["weights"],
+        "skipped_weights": about.get("skipped_weights"),
         "data": taken["name"],
+        "held_out_data": data.name,
         "splits": list(splits),
         "epochs": content["epoch"],
         "options": content["options"],
@@ -153,10 +166,8 @@ def batches(data: Data, split: str, size: int, normal: dict[str, Any] | None = N
     Raises:
         ValueError: the data has no such split.
     """
-    if split not in data.splits:
-        raise ValueError(f"{data.name} has no split '{split}'; it has {', '.join(data.splits)}")
     taken = normal or {"scale": data.scale, "mean": data.mean, "std": data.std}
-    return Batches(data.splits[split], size, taken["scale"], tuple(taken["mean"]), tuple(taken["std"]), **how)
+    return Batches(data.split(split), size, taken["scale"], tuple(taken["mean"]), tuple(taken["std"]), **how)
 
 
 def _model(about: dict[str, Any]) -> torch.nn.Module:
@@ -209,16 +220,13 @@ def _accuracies(net: Supernet, loader: Batches) -> list[dict[str, Any]]:
 
 
 def read_values(pairs: list[str]) -> dict[str, Any]:
-    """Options of the command line, each `name=value`, with the value read as Python writes it."""
+    """Options of the command line, each `name=value`, with the value as `read_value` reads it."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"'{pair}' isn't name=value, such as sandwich=1")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
+        values[name] = read_value(text)
     return values
 
 
@@ -231,11 +239,14 @@ def trace_network(
     exits: Any,
     head: str,
 ) -> dict[str, Any]:
-    """What `stretto trace` reports of a network; see `trace_report`."""
+    """What `stretto trace` reports of a network; see `trace_report`.
+
+    `classes`: how many, for a network that can be asked for them; another keeps the number that it has.
+    """
     if len(shape) != 3:
         raise ValueError(f"shape {shape}: give channels,height,width")
     from .supernet.report import trace_report
 
-    model = make_net(net, classes, shape, **options)
+    model = make_net(net, classes, shape, any_classes=True, **options)
     plan = make_plan(model, torch.zeros(1, *shape), widths, exits, head)
     return trace_report(plan, widths)

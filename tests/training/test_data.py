@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from stretto.training.data import Split, load_data
+from stretto.training.data import Split, load_data, load_data_as
 from stretto.training.images import decode_image
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -165,6 +165,22 @@ def test_size_applies_to_arrays_too(tmp_path):
     assert load_data("digits", size=16).input_shape == (1, 16, 16)
     data = load_data(write_npz(tmp_path / "a.npz"), size=4)
     assert data.input_shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(("shape", "found"), [((3, 6, 7), (3, 6, 7)), ((3, 9, 9), (3, 9, 9))])
+def test_images_are_read_in_the_shape_that_a_bundle_takes(tmp_path, shape, found):
+    assert load_data_as(write_npz(tmp_path / "a.npz"), shape).input_shape == found
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 6), (1, 9, 9), (126,)])
+def test_images_of_another_shape_than_the_bundle_takes_are_refused_by_name(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"a\.npz: images \(C, H, W\) are .*, .* is needed"):
+        load_data_as(write_npz(tmp_path / "a.npz"), shape)
+
+
+def test_split_that_is_not_there_is_named_beside_those_that_are():
+    with pytest.raises(ValueError, match=r"digits has no split 'nope'; it has train, test, calibration"):
+        load_data("digits").split("nope")
 
 
 @pytest.mark.parametrize(

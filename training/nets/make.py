@@ -22,9 +22,13 @@ NETS = {
 
 # What the data decides; a callable gets those of them that its signature names.
 GIVEN = ("classes", "num_classes", "in_channels", "input_shape", "in_size")
+# how the command line may write them, besides as Python does
+WORDS = {"true": True, "false": False, "none": None}
 
 
-def make_net(name: str, /, classes: int, input_shape: tuple[int, int, int], **options: Any) -> "nn.Module":
+def make_net(
+    name: str, /, classes: int, input_shape: tuple[int, int, int], *, any_classes: bool = False, **options: Any
+) -> "nn.Module":
     """Build a classifier and check that it maps images (N, C, H, W) to logits (N, `classes`).
 
     Args:
@@ -33,6 +37,7 @@ def make_net(name: str, /, classes: int, input_shape: tuple[int, int, int], **op
         classes, input_shape: number of classes, and (C, H, W) of one image. The callable is called with those of
             the keywords `classes`, `num_classes`, `in_channels`, `input_shape` (C, H, W) and `in_size` (H, W) that
             its signature names, and with nothing else but the options.
+        any_classes: a callable that names no number of classes may give any number of logits.
         options: further keyword arguments, which the signature must name or take as `**` (so a callable that hides
             `num_classes` behind `**` gets it as an option). A string, as from the command line, is read as the type
             of the parameter's default.
@@ -53,9 +58,9 @@ def make_net(name: str, /, classes: int, input_shape: tuple[int, int, int], **op
     arguments |= {key: _option(name, parameters, key, value) for key, value in options.items()}
     _check_complete(name, parameters, arguments)
     net = builder(**arguments)
-    _check(
-        net, f"net {name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})", classes, input_shape
-    )
+    what = f"net {name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+    free = any_classes and not {"classes", "num_classes"} & parameters.keys()
+    _check(net, what, None if free else classes, input_shape)
     return net
 
 
@@ -121,7 +126,7 @@ def _import(module_name: str) -> Any:
 def _option(name: str, parameters: Any, key: str, value: Any) -> Any:
     if key not in parameters:
         if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-            return _guess(value) if isinstance(value, str) else value
+            return read_value(value) if isinstance(value, str) else value
         allowed = [known for known in parameters if known not in GIVEN]
         raise ValueError(
             f"net {name} has no option '{key}'{_hint(key, allowed)}; its options are {', '.join(allowed) or 'none'}"
@@ -129,7 +134,7 @@ def _option(name: str, parameters: Any, key: str, value: Any) -> Any:
     default = parameters[key].default
     if not isinstance(value, str) or isinstance(default, str):
         return value
-    typed = _guess(value)
+    typed = read_value(value)
     kind = type(default)
     if default is None or default is inspect.Parameter.empty or type(typed) is kind:
         return typed
@@ -138,10 +143,10 @@ def _option(name: str, parameters: Any, key: str, value: Any) -> Any:
     raise ValueError(f"net {name}: option {key}={value} isn't {kind.__name__}, as its default {default!r} is")
 
 
-def _guess(value: str) -> Any:
-    """A Python literal, true or false in any case, or the string itself."""
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
+def read_value(value: str) -> Any:
+    """A value of the command line: a Python literal, true, false or none in any case, or the string itself."""
+    if value.lower() in WORDS:
+        return WORDS[value.lower()]
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -162,7 +167,7 @@ def _check_complete(name: str, parameters: Any, arguments: dict[str, Any]) -> No
         )
 
 
-def _check(net: Any, what: str, classes: int, input_shape: tuple[int, int, int]) -> None:
+def _check(net: Any, what: str, classes: int | None, input_shape: tuple[int, int, int]) -> None:
     """One pass of two black images, in evaluation mode, which leaves the network as it was."""
     import torch
 
@@ -178,5 +183,7 @@ def _check(net: Any, what: str, classes: int, input_shape: tuple[int, int, int])
     for module, training in modes:
         module.training = training
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-    if found != (2, classes):
-        raise ValueError(f"{what} gives {found} for two images; logits of shape (2, {classes}) are needed")
+    fits = len(found) == 2 and found[0] == 2 if classes is None else found == (2, classes)
+    if not fits:
+        wanted = "classes" if classes is None else classes
+        raise ValueError(f"{what} gives {found} for two images; logits of shape (2, {wanted}) are needed")
