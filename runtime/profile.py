@@ -7,7 +7,8 @@ import os
 import platform
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,14 @@ from .menu import all_steps
 
 FORMAT = 1
 BACK_TO_BACK, PACED = PACINGS = ("back_to_back", "paced")
-_NAMED = ("device", "bundle", "engine", "threads", "source", "created")
+_NAMED = ("device", "bundle", "engine", "threads", "source", "created", "engine_version")
 
 log = logging.getLogger(__name__)
+
+
+def _engine_version() -> str:
+    """Of the library that runs the graphs: another may take other times."""
+    return f"onnxruntime {version('onnxruntime')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class Profile:
         times: (levels,) milliseconds by pacing, of every step at every batch size: from where the step starts to its
             exit, running exit by exit. "back_to_back" is a loop, which flatters the caches; "paced" has pauses between
             requests, as real ones do.
+        engine_version: library and version that ran the steps; those installed now unless given.
     """
 
     device: str
@@ -51,6 +58,7 @@ class Profile:
     levels: tuple[float, ...]
     batches: tuple[int, ...]
     times: dict[tuple[Step, int], dict[str, tuple[float, ...]]]
+    engine_version: str = field(default_factory=_engine_version)
 
     def finish_ms(self, step: Step, batch: int = 1) -> tuple[float, ...]:
         """(levels,) milliseconds from where `step` starts to its exit: at each level the slower of the pacings.
@@ -135,9 +143,10 @@ def cached_profile(bundle: Bundle, engine: str, threads: int) -> Profile | None:
     try:
         profile = Profile.load(path)
         profile.check(bundle)
-        found, expected = (profile.device, profile.engine, profile.threads), (device_key(), engine, threads)
+        found = (profile.device, profile.engine, profile.threads, profile.engine_version)
+        expected = (device_key(), engine, threads, _engine_version())
         if found != expected:
-            raise ValueError(f"it was measured with {found}, this is {expected}")
+            raise ValueError(f"it was measured with {found}, this is {expected}; run stretto profile")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

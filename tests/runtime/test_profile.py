@@ -170,6 +170,7 @@ def test_damaged_profile_in_the_cache_is_passed_over_with_a_warning_that_names_i
     [
         ({"device": "elsewhere"}, "measured with"),
         ({"threads": 4}, "measured with"),
+        ({"engine_version": "onnxruntime 0.1"}, "onnxruntime 0.1"),
         ({"bundle": "0" * 64}, "is of bundle 0000"),
     ],
 )
