@@ -14,6 +14,7 @@ import torch
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
+from stretto.runtime.engines.onnx import OnnxEngine
 from stretto.runtime.manifest import InputSpec
 from stretto.training.errors import ExportError
 from stretto.training.export import export
@@ -239,6 +240,22 @@ def test_norms_that_serve_several_layers_or_follow_a_computed_weight_are_folded_
         for depth, z in enumerate(expected, start=1):
             found = logits(bundle, Step(0, depth, width, "fp32"), x)
             np.testing.assert_allclose(found, z, atol=TOLERANCE * np.abs(z).max())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_graphs_that_answer_something_else_are_refused_leg_or_span(first, tmp_path, monkeypatch):
+    """An engine that is off by 3e-4 of the largest logit in legs (from features) or in the span (from the input)."""
+    net = settled(model("lenet300"), (1, 8, 8), exits=2, widths=(0.5, 1.0))
+    run = OnnxEngine.run
+
+    def off(self, step, x):
+        found, after = run(self, step, x)
+        wrong = step.depth == 2 and (step.first > 0) == (first > 0)
+        return found + wrong * 3e-4 * np.abs(found).max(), after
+
+    monkeypatch.setattr(OnnxEngine, "run", off)
+    with pytest.raises(ExportError, match=r"differ from the torch network by .*e-04 of its largest logit"):
+        export(net, [(torch.zeros(1, 1, 8, 8), torch.zeros(1))], tmp_path / "a.stretto", input=InputSpec((1, 8, 8)))
 
 
 class NoForm(nn.Module):
