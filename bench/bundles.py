@@ -68,7 +68,7 @@ def build(subject: Subject, folder: Path, widths: Sequence[float] = WIDTHS, exit
 
     torch.manual_seed(0)
     files = files_of(subject.name, folder)
-    options = {} if subject.base is None else {"base": subject.base}
+    options: dict[str, Any] = {} if subject.base is None else {"base": subject.base}
     net = make_net(subject.net, subject.classes, subject.shape, **options).eval()
     example = torch.randn(1, *subject.shape)
     supernet = make_supernet(net, example, widths, exits).eval()
