@@ -9,6 +9,7 @@ import argparse
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,9 +71,8 @@ def run(
         install: a checkout to install into a new environment, downloading what it requires, to see what that weighs.
     """
     console = Console()
-    logging.getLogger("stretto").setLevel(logging.ERROR)  # that a bundle was never profiled here is meant
     facts = machine()
-    with tempfile.TemporaryDirectory() as temporary, console.status("building") as status:
+    with tempfile.TemporaryDirectory() as temporary, console.status("building") as status, _without_warnings():
         files = networks or build_apart(folder or Path(temporary))
         rows = [*import_rows(effort), *install_rows(install)]
         for network in files:
@@ -249,6 +249,18 @@ def _profile(bundle: Bundle, effort: Effort) -> Profile:
 def _largest(profile: Profile) -> OperatingPoint:
     step = max((step for step, _ in profile.times if step.first == 0), key=lambda step: (step.width, step.depth))
     return step.point
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """That a bundle was never profiled here is meant, so it isn't said each time."""
+    log = logging.getLogger("stretto")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def main() -> None:

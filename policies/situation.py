@@ -53,13 +53,13 @@ class Budget:
 class Evidence(NamedTuple):
     """What one exit said about one input.
 
-    `scores`: (classes,) calibrated probabilities (softmax at the exit's temperature); `index`: the most probable class;
-    `confidence`: its probability; `accuracy`: the exit's held-out accuracy, in [0, 1].
+    `scores`: (classes,) calibrated probabilities (softmax at the exit's temperature); `top`: the number of the most
+    probable class; `confidence`: its probability; `accuracy`: the exit's held-out accuracy, in [0, 1].
     """
 
     point: OperatingPoint
     scores: FloatArray
-    index: int
+    top: int
     confidence: float
     accuracy: float
 

@@ -235,8 +235,8 @@ class Session:
         best = reached[0] if len(reached) == 1 else max(reversed(reached), key=_accuracy)
         return Answer(
             scores=best.scores,
-            label=self.bundle.manifest.classes[best.index],
-            index=best.index,
+            label=self.bundle.manifest.classes[best.top],
+            index=best.top,
             confidence=best.confidence,
             point=best.point,
             latency_ms=(now - request.arrival) * 1e3,
