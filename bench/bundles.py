@@ -101,7 +101,11 @@ def build_apart(folder: Path) -> list[Files]:
     """
     found = [files_of(subject.name, folder) for subject in SUBJECTS]
     if not all(path.exists() for files in found for path in (files.bundle, files.plain, files.with_heads)):
-        ended = subprocess.run([sys.executable, "-W", "ignore::FutureWarning", "-m", __name__, str(folder)], stdout=subprocess.DEVNULL, check=False)
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore::FutureWarning", "-m", __name__, str(folder)],
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
         if ended.returncode:
             raise RuntimeError(f"building {', '.join(files.name for files in found)} in {folder} failed, see above")
     return found
