@@ -14,7 +14,7 @@ test: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .lint && $(BIN)/pip install -q --no-deps --target .lint .
+	rm -rf .lint build && $(BIN)/pip install -q --no-deps --target .lint .
 	cd .lint && ../$(BIN)/mypy --config-file ../pyproject.toml -p stretto
 	cd .lint && ../$(BIN)/lint-imports ../pyproject.toml
 
