@@ -538,6 +538,18 @@ class Encoder(Framed):
         return self.mlp(self.first_attention(y, y, y)[0].transpose(0, 1) + x).transpose(1, 2)
 
 
+@toy("encoder_layers_0_self_attn_in", "encoder.layers.0.linear1", "encoder.layers.0.linear2", shape=(7,), tokens=True)
+class TorchEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 32)
+        layer = nn.TransformerEncoderLayer(32, 2, 48, batch_first=True)
+        self.encoder, self.last = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(32, CLASSES)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.last(self.encoder(self.embedding(words)).mean(1))
+
+
 class Masked(nn.Conv2d):
     """A convolution of which some weights never count."""
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -10,7 +11,7 @@ from .graphs import is_call, value_of
 
 
 def lower_attention(module: fx.GraphModule, node: fx.Node) -> None:
-    """Self-attention without masks, dropout or asked-for weights becomes two linear layers and torch's own product.
+    """Self-attention without masks or asked-for weights becomes two linear layers and the product between them.
 
     Any other use stays as it is.
     """
@@ -27,8 +28,7 @@ def lower_attention(module: fx.GraphModule, node: fx.Node) -> None:
         x = graph.call_method("reshape", (x, size, *before))
         x = graph.call_method("permute", (x, 2, 0, 3, 1, 4))
         parts = tuple(graph.call_method("select", (x, 0, i)) for i in range(3))
-        scale = 1 / math.sqrt(width // heads)
-        x = graph.call_function(F.scaled_dot_product_attention, parts, {"scale": scale})
+        x = _product(module, node, layer, *parts)
         x = graph.call_method("transpose", (x, 1, 2))
         x = graph.call_method("reshape", (x, size, before[0], width))
         x = graph.call_module(_linear(module, node, "out", layer.out_proj.weight, layer.out_proj.bias), (x,))
@@ -39,6 +39,20 @@ def lower_attention(module: fx.GraphModule, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
+def _product(
+    module: fx.GraphModule, node: fx.Node, layer: Any, query: fx.Node, key: fx.Node, value: fx.Node
+) -> fx.Node:
+    """(batch, heads, tokens, features) each; by hand where a dropout must follow the network's mode."""
+    graph, scale = module.graph, 1 / math.sqrt(layer.head_dim)
+    if not layer.dropout:
+        return graph.call_function(F.scaled_dot_product_attention, (query, key, value), {"scale": scale})
+    module.add_module(f"{node.name}_dropout", nn.Dropout(layer.dropout))
+    similar = graph.call_function(torch.matmul, (query, graph.call_method("transpose", (key, -2, -1))))
+    weights = graph.call_function(torch.softmax, (graph.call_function(torch.mul, (similar, scale)), -1))
+    weights = graph.call_module(f"{node.name}_dropout", (weights,))
+    return graph.call_function(torch.matmul, (weights, value))
+
+
 def _is_plain(layer: Any, node: fx.Node) -> bool:
     args = [*node.args, *node.kwargs.values()]
     masks = [arg for arg in args if isinstance(arg, fx.Node) and arg is not args[0]]
@@ -46,7 +60,7 @@ def _is_plain(layer: Any, node: fx.Node) -> bool:
     simple = layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
     items = all(is_call(user, "getitem") and user.args[1] == 0 for user in node.users)
     batched = value_of(node.all_input_nodes[0]).dim() == 3
-    return simple and items and batched and not masks and not causal and not layer.dropout
+    return simple and items and batched and not masks and not causal
 
 
 def _linear(module: fx.GraphModule, node: fx.Node, name: str, weight: nn.Parameter, bias: nn.Parameter | None) -> str:

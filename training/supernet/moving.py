@@ -27,7 +27,7 @@ def moving(walk: Walk, node: fx.Node) -> Layout | None:
     """Where the channels went. If along several axes, those beside the one with the most freedom are tied together."""
     if not any(map(walk.layout, walk.inputs(node))):
         return None
-    if _by_tensor(node):
+    if _by_tensor(walk, node):
         walk.fix(node, f"{name_of(node)} by numbers in a tensor", *walk.inputs(node))
         return None
     ids = {source.name: _spread(walk, source) for source in walk.inputs(node)}
@@ -47,11 +47,11 @@ def moving(walk: Walk, node: fx.Node) -> Layout | None:
     return None
 
 
-def _by_tensor(node: fx.Node) -> bool:
+def _by_tensor(walk: Walk, node: fx.Node) -> bool:
     """What is taken depends on a tensor's values."""
     places: list[fx.Node] = []
     fx.node.map_arg(node.args[1:], places.append)
-    return is_call(node, "getitem", "repeat_interleave") and any("size" not in name_of(place) for place in places)
+    return is_call(node, "getitem", "repeat_interleave") and any(place.name in walk.shapes for place in places)
 
 
 def carried(traced: Traced, node: fx.Node, args: Any, kwargs: Any, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
