@@ -3,17 +3,23 @@ the dropped channels; and how long it takes to make one."""
 
 import copy
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
 
+from ..policies.situation import Step
+from ..runtime.engines import Engine, make_engine
+from ..runtime.manifest import InputSpec
+from ..training.export import export
 from ..training.nets import make_net
-from ..training.supernet import make_supernet
+from ..training.supernet import Supernet, make_supernet
 from .report import Row, machine, print_rows, write_json
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
@@ -30,6 +36,7 @@ def run(json: Path | None = None, console: Console | None = None) -> dict[str, A
         model = _settled(make_net(name, 10, shape, **options))
         for dtype, goal in GOALS.items():
             rows += _errors(name, copy.deepcopy(model).to(dtype), torch.randn(4, *shape, dtype=dtype), producers, goal)
+        rows.append(_compiled(name, model, torch.randn(3, *shape), exits))
         times = [_seconds(model, torch.zeros(1, *shape), exits) for _ in range(REPEATS)]
         rows.append(
             Row("time to make a supernet of 4 widths", name, statistics.median(times), "s", at_most=SECONDS.get(name))
@@ -55,6 +62,32 @@ def _errors(
         Row(f"full width against the network, {kind}", name, full, "", at_most=goal),
         Row(f"worst width against the network without its channels, {kind}", name, max(zeroed), "", at_most=goal),
     ]
+
+
+def _compiled(name: str, model: nn.Module, x: torch.Tensor, exits: int) -> Row:
+    """Error of every step and span, loaded from a bundle, against the supernet at that width and depth."""
+    net = make_supernet(model, x, WIDTHS, exits).eval()
+    labels = np.zeros(len(x), np.int64)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = export(net, [(x, labels)], Path(folder) / "net.stretto", input=InputSpec(tuple(x.shape[1:])))
+        engine = make_engine("onnx", bundle)
+        worst = max(_step_errors(net, engine, x, width) for width in net.widths)
+        engine.close()
+    return Row("worst compiled step or span against the supernet, float32", name, worst, "", at_most=1e-4)
+
+
+def _step_errors(net: Supernet, engine: Engine, x: torch.Tensor, width: float) -> float:
+    """The worst of all steps of one width, each from every place where it can start."""
+    with torch.no_grad():
+        expected = net(x, width)
+    starts, errors = {0: x.numpy()}, []
+    for depth, logits in enumerate(expected, start=1):
+        for first, given in list(starts.items()):
+            found, features = engine.run(Step(first, depth, width), given)
+            errors.append(_relative(torch.from_numpy(found), logits))
+        if features is not None:
+            starts[depth + 1] = features
+    return max(errors)
 
 
 def _without(model: nn.Module, producers: Iterable[tuple[str, ...]], width: float) -> nn.Module:
