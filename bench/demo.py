@@ -66,7 +66,7 @@ def _ask(session: Session, tell: Callable[[str, int, int], None]) -> tuple[Sweep
 
 
 def _print(idle: Sweep, busy: Sweep) -> None:
-    columns = [f"{name}, {when}" for when in ("idle", "busy") for name in ("met", "accuracy", "width", "depth")]
+    columns = [f"{when}\n{name}" for when in ("idle", "busy") for name in ("met", "accuracy", "width", "depth")]
     table = Table("budget ms", *columns, title="digits: what a budget buys", title_justify="left")
     for pair in zip(idle, busy, strict=True):
         cells = [(f"{r.met:.1%}", f"{r.accuracy:.1%}", f"{r.width:.2f}", f"{r.depth:.1f}") for r in pair]
@@ -114,6 +114,8 @@ def draw(result: dict[str, Any], picture: Path) -> None:
             below = -12 if name == "busy" else 6
             axes.annotate(f"{row['met']:.0%}", place, (0, below), textcoords="offset points", color=color, fontsize=7)
     axes.set_xscale("log")
+    for axis_labels in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_labels(lambda value, _: f"{value:g}")
     axes.set_xlabel("time per answer, ms (operating points: median; budgets: what was allowed)")
     axes.set_ylabel("accuracy on test digits, %")
     axes.set_title("One network, many budgets (numbers: share of deadlines met)")

@@ -41,7 +41,7 @@ def sweep(
     pause_s: tuple[float, float] = (0.001, 0.005),
     seed: int = 0,
 ) -> list[BudgetResult]:
-    """Ask for `requests` answers under every budget, budgets in turn so that all see the same machine.
+    """Ask for `requests` answers under every budget, budgets in turn so that all see the same machine and inputs.
 
     `x`, `y`: (samples, …) inputs as `infer` takes them, and their labels; `pause_s`: between requests, drawn evenly.
     A deadline counts as met by wall clock from the call to the answer.
@@ -49,9 +49,9 @@ def sweep(
     rng = random.Random(seed)
     kept: list[list[tuple[bool, bool, float, int, float]]] = [[] for _ in budgets_ms]
     for _ in range(requests):
+        i = rng.randrange(len(x))
         for place, budget_ms in enumerate(budgets_ms):
             time.sleep(rng.uniform(*pause_s))
-            i = rng.randrange(len(x))
             start = time.monotonic()
             answer = cast(Answer, session.infer(x[i], budget_ms))
             took_ms = (time.monotonic() - start) * 1e3

@@ -19,14 +19,14 @@ _ERRORS_ONLY = 3
 
 # Each step's session has its own pool of threads, which by default spin on after a run (2^20 pauses, 3 to 47 ms by
 # processor: github.com/microsoft/onnxruntime/pull/27916) and take the cores from the next step's pool. One graph and
-# the chain of its four steps with 2 threads on 2 cores, milliseconds, by `stretto bench session`, ONNX Runtime 1.32;
-# lower deciles, as the machine had other work:
+# the chain of its four steps with 2 threads on 2 cores, median milliseconds by `stretto bench session` on an idle
+# machine, ONNX Runtime 1.32:
 #
-#   spinning                            ResNet, 32 pixels      MobileNet, 224 pixels
-#   default                             0.28 and 0.54          24.0 and 57.9
-#   off                                 0.49 and 0.66          12.0 and 11.1
-#   default, force_spinning_stop        0.48 and 0.51          22.8 and 26.2
-#   for 50 us                           0.30 and 0.57          13.0 and 15.4
+#   spinning                            ResNet-14, base 64     MobileNet, 224 pixels
+#   default                             3.96 and 18.0          6.1 and 26.3
+#   off                                 5.71 and 6.0           6.5 and 8.5
+#   default, force_spinning_stop        4.00 and 7.6           6.2 and 7.2
+#   for 50 us                           3.98 and 6.0           6.1 and 8.0
 #
 # A pool shared by all (`set_global_thread_pool_sizes`) is no choice: it belongs to the process, and from then on
 # every session that the host program makes with default options fails.
