@@ -55,7 +55,7 @@ def run(
 
 def _ask(session: Session, tell: Callable[[str, int, int], None]) -> tuple[Sweep, Sweep]:
     test = load_data(TASK.data).splits["test"]
-    x, budgets = session.prepare(test.x), budgets_of(session)
+    x, budgets = session.prepare(test.x), budgets_of(session, low=1.0)
     tell("asking", 0, 2)
     idle = sweep(session, x, test.y, budgets)
     tell("asking", 1, 2)

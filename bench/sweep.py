@@ -48,8 +48,9 @@ def sweep(
     """
     rng = random.Random(seed)
     kept: list[list[tuple[bool, bool, float, int, float]]] = [[] for _ in budgets_ms]
-    for _ in range(requests):
-        i = rng.randrange(len(x))
+    order = rng.sample(range(len(x)), len(x))
+    for number in range(requests):
+        i = order[number % len(order)]
         for place, budget_ms in enumerate(budgets_ms):
             time.sleep(rng.uniform(*pause_s))
             start = time.monotonic()
