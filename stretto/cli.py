@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 
 from . import console as show
+from .cli_bench import bench
 
 if TYPE_CHECKING:
     from .policies.situation import OperatingPoint
@@ -23,23 +23,14 @@ app = typer.Typer(
     help="""\
 One trained network, answered at any width and any depth, in time.""",
 )
-bench = typer.Typer(no_args_is_help=True, help="Benchmarks; each prints a table and writes JSON.")
 app.add_typer(bench, name="bench")
-# nothing shown is markup: a class may be called "[cat]", a file ":dog:"
-out = Console(markup=False, emoji=False)
-RESULTS = Path("bench/results")
+out = show.OUT
 # a missing module → the extra that brings it
 EXTRAS = {
     "torch": "train", "onnx": "train", "onnxscript": "train", "PIL": "train", "sklearn": "train", "fastapi": "serve",
     "uvicorn": "serve", "prometheus_client": "serve", "orjson": "serve", "matplotlib": "dev", "packaging": "dev",
     "pytorchcv": "bench", "torchvision": "bench",
 }  # fmt: skip
-
-
-def _kept(name: str) -> Path | None:
-    """Where a benchmark writes unless told: among the repository's results, and nowhere in any other folder."""
-    return RESULTS / name if RESULTS.is_dir() else None
-
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
 Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")]
@@ -234,49 +225,6 @@ def inspect(bundle: BundlePath, json: Json = None) -> None:
     opened = Bundle.open(bundle)
     show.bundle(out, opened)
     _write(json, show.bundle_report(opened))
-
-
-@bench.command("session")
-def bench_session(json: Json = _kept("session.json")) -> None:
-    """The session against raw ONNX Runtime: time, memory, size, deadlines met."""
-    from .bench.session import run as measure
-
-    measure(json)
-
-
-@bench.command("train-step")
-def bench_train_step(json: Json = _kept("train_step.json")) -> None:
-    """One joint training step against the steps of separate networks."""
-    from .bench.train_step import run as measure
-
-    measure(json)
-
-
-@bench.command("zoo")
-def bench_zoo(json: Json = _kept("zoo.json")) -> None:
-    """Which classifiers of a public zoo become supernets."""
-    from .bench.zoo import run as measure
-
-    measure(json)
-
-
-@bench.command("exact")
-def bench_exact(json: Json = _kept("exact.json")) -> None:
-    """Supernets against the networks that they were made of, at full and at narrower widths."""
-    from .bench.exact import run as measure
-
-    measure(json)
-
-
-@bench.command("demo")
-def bench_demo(json: Path = Path("out/demo.json"), picture: Path = Path("out/demo.png")) -> None:
-    """Train, export and profile on digits, then answer under a sweep of budgets, idle and with every core busy."""
-    import_module("matplotlib")  # whose absence would otherwise be found after all the work
-
-    from .bench.demo import run as measure
-
-    with show.TrainingBar(out) as bar:
-        measure(json, picture, bar.tell, bar.progress)
 
 
 def main() -> None:

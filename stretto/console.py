@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .runtime.profile import Profile
     from .training.fit import Progress as TrainingProgress
 
+# nothing shown is markup: a class may be called "[cat]", a file ":dog:"
+OUT = Console(markup=False, emoji=False)
+
 
 class WorkBar:
     """A bar for long work: told what is being done, how much of it is done, how much there is."""

@@ -199,7 +199,7 @@ def test_missing_library_names_the_extra_that_brings_it(home: Path, module: str,
 def test_benchmark_writes_among_results_only_where_there_are_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stretto.cli import _kept
+    from stretto.cli_bench import _kept
 
     monkeypatch.chdir(tmp_path)
     assert _kept("zoo.json") is None
