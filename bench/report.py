@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import random
-import re
 import secrets
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from ..runtime.profile import processor
+
 FloatArray = NDArray[np.float64]
 Name = TypeVar("Name", bound=Hashable)
 PACKAGES = ("numpy", "onnxruntime", "onnx", "torch")
@@ -28,7 +29,7 @@ _RESAMPLES = 2000
 def machine() -> dict[str, Any]:
     """Where and with what a figure was measured; `load_1min` above the bench's own share says that others ran too."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -161,11 +162,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:  # not Linux
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
