@@ -103,7 +103,8 @@ def _without(model: nn.Module, producers: Iterable[tuple[str, ...]], width: floa
     return model
 
 
-def _resnet(blocks: int) -> list[tuple[str, ...]]:
+def resnet_producers(blocks: int) -> list[tuple[str, ...]]:
+    """Layers of `nets.resnet` that put out the same channels, one entry for each channel group."""
     streams = [[f"layer{s}.{b}.{kind}2" for b in range(blocks) for kind in ("conv", "bn")] for s in (1, 2, 3)]
     streams[0] += ["conv1", "bn1"]
     for s in (2, 3):
@@ -112,13 +113,14 @@ def _resnet(blocks: int) -> list[tuple[str, ...]]:
     return [*map(tuple, streams), *inner]
 
 
-def _mobilenet() -> list[tuple[str, ...]]:
+def mobilenet_producers() -> list[tuple[str, ...]]:
+    """The same of `nets.mobilenet`."""
     return [("stem.0", "stem.1"), *((f"blocks.{b}.{i}",) for b in range(13) for i in (0, 1, 3, 4))]
 
 
 NETWORKS: dict[str, tuple[tuple[int, int, int], dict[str, Any], int, Callable[[], Iterable[tuple[str, ...]]]]] = {
-    "resnet": ((3, 32, 32), {"blocks": 2}, 4, lambda: _resnet(2)),
-    "mobilenet": ((3, 96, 96), {}, 4, _mobilenet),
+    "resnet": ((3, 32, 32), {"blocks": 2}, 4, lambda: resnet_producers(2)),
+    "mobilenet": ((3, 96, 96), {}, 4, mobilenet_producers),
     "lenet5": ((1, 28, 28), {"base": 24}, 3, lambda: [("0",), ("3",), ("7",), ("9",)]),
     "lenet300": ((1, 28, 28), {}, 2, lambda: [("1",), ("3",)]),
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stretto.bench.exact import mobilenet_producers, resnet_producers
 from stretto.training.errors import TraceError
 from stretto.training.nets import make_net
 from stretto.training.supernet import Supernet, make_supernet
@@ -154,19 +155,6 @@ def zeroed(model: nn.Module, producers: Iterable[tuple[str, ...]], width: float)
                 for value in layer.parameters(recurse=False):
                     value[keep(len(value), width) :] = 0
     return model
-
-
-def resnet_producers(blocks: int) -> list[tuple[str, ...]]:
-    streams = [[f"layer{s}.{b}.{kind}2" for b in range(blocks) for kind in ("conv", "bn")] for s in (1, 2, 3)]
-    streams[0] += ["conv1", "bn1"]
-    for s in (2, 3):
-        streams[s - 1] += [f"layer{s}.0.shortcut.0", f"layer{s}.0.shortcut.1"]
-    inner = [(f"layer{s}.{b}.conv1", f"layer{s}.{b}.bn1") for s in (1, 2, 3) for b in range(blocks)]
-    return [*map(tuple, streams), *inner]
-
-
-def mobilenet_producers() -> list[tuple[str, ...]]:
-    return [("stem.0", "stem.1"), *((f"blocks.{b}.{i}",) for b in range(13) for i in (0, 1, 3, 4))]
 
 
 class SqueezeAndCat(nn.Module):
