@@ -83,6 +83,12 @@ def train(
     mean: Annotated[str | None, typer.Option(help="per channel, of pixels in [0, 1]; default: the images' own")] = None,
     std: Annotated[str | None, typer.Option(help="likewise")] = None,
     augment: Annotated[str, typer.Option(help="auto, none, digits, cifar or photo")] = "auto",
+    alone: Annotated[
+        float | None, typer.Option(metavar="WIDTH", help="train this width alone with one exit, the control")
+    ] = None,
+    sort: Annotated[bool, typer.Option(help="begin with the most important channels first")] = True,
+    shared_stem: Annotated[bool, typer.Option(help="run the first layers at full width, once for all widths")] = True,
+    holdout: Annotated[float, typer.Option(help="share of train that is held out, the calibration split")] = 0.05,
     epochs: int = 10,
     batch: int = 128,
     lr: Annotated[float, typer.Option(help="largest learning rate, for the mean over the widths")] = 0.1,
@@ -101,7 +107,7 @@ def train(
         raise ValueError(str(error)) from error
     task = TrainTask(
         net, data, read_options(option), weights, _numbers(widths), _exits(exits), head, size, batch, augment,
-        _numbers(mean) if mean else None, _numbers(std) if std else None,
+        _numbers(mean) if mean else None, _numbers(std) if std else None, alone, sort, shared_stem, holdout,
     )  # fmt: skip
     with show.TrainingBar(out) as bar:
         report = run_training(task, options, out_path, bar.progress, bar.tell)

@@ -13,7 +13,7 @@ import torch
 from ..runtime.errors import StrettoError
 from .supernet import Supernet
 
-FORMAT = 1
+FORMAT = 2
 KEYS = ("format", "supernet", "state", "optimizer", "epoch", "options", "history", "about")
 # all that zipfile and torch raise on malformed files, found by flipping bytes
 READ_ERRORS = (
@@ -37,7 +37,7 @@ def save_checkpoint(path: str | Path, net: Supernet, **state: Any) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise CheckpointError(f"{path}: there is no folder {path.parent}; make it first")
-    content = {"format": FORMAT, "supernet": _shape_of(net), "state": net.state_dict(), **state}
+    content = {"format": FORMAT, "supernet": shape_of(net), "state": net.state_dict(), **state}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -57,11 +57,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content = _read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or set(content) != set(KEYS):
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
-            f"{path}: not a stretto checkpoint of format {FORMAT}: holds {found}, expected {list(KEYS)}"
-        )
+        raise CheckpointError(f"{path}: not a stretto checkpoint of format {FORMAT}: {_difference(content)}")
     return content
+
+
+def _difference(content: Any) -> str:
+    """What there is instead of a checkpoint's keys, or another format's number."""
+    if isinstance(content, dict) and set(content) == set(KEYS):
+        return f"its format is {content['format']}; train again with this version"
+    found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    return f"holds {found}, expected {list(KEYS)}"
 
 
 def _read(path: str | Path) -> Any:
@@ -88,7 +93,7 @@ def load_state(path: str | Path, net: Supernet, content: dict[str, Any]) -> None
     Raises:
         CheckpointError: its widths, exits or parameters differ; names the difference. The supernet is left as it was.
     """
-    for what, ours in _shape_of(net).items():
+    for what, ours in shape_of(net).items():
         if content["supernet"].get(what) != ours:
             raise CheckpointError(
                 f"{path}: was made for {what} {content['supernet'].get(what)!r}, this supernet has {ours!r}"
@@ -105,6 +110,11 @@ def load_state(path: str | Path, net: Supernet, content: dict[str, Any]) -> None
     net.load_state_dict(content["state"])
 
 
-def _shape_of(net: Supernet) -> dict[str, Any]:
-    exits = [cut.node for cut in net.plan.exits]
-    return {"widths": list(net.widths), "exits": exits, "head": net.plan.head}
+def shape_of(net: Supernet) -> dict[str, Any]:
+    """The arguments of `make_supernet` that make a supernet of this shape from the same network."""
+    return {
+        "widths": list(net.widths),
+        "exits": [cut.node for cut in net.plan.exits],
+        "head": net.plan.head,
+        "shared_stem": net.plan.stem.share > 0,  # one that ends at the input holds no layer
+    }

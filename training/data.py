@@ -13,6 +13,7 @@ from .arrays import read_npz
 from .images import read_images, resize_images
 
 Progress = Callable[[int, int], None]
+CALIBRATION = 0.05  # share of train that is held out unless told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def load_data(
     path: str | Path,
     *,
     size: int | None = None,
-    calibration: float = 0.05,
+    calibration: float = CALIBRATION,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Data:
@@ -104,14 +105,16 @@ def load_data(
     return Data(Path(path).stem, source.classes, splits, source.scale, mean, std)
 
 
-def load_data_as(path: str | Path, shape: tuple[int, ...], progress: Progress | None = None) -> Data:
+def load_data_as(
+    path: str | Path, shape: tuple[int, ...], progress: Progress | None = None, calibration: float = CALIBRATION
+) -> Data:
     """`load_data` with images of `shape`, (C, H, W), as a checkpoint or a bundle takes them; resized if it is square.
 
     Raises:
         ValueError: as `load_data`, or the images are of another shape.
     """
     square = len(shape) == 3 and shape[1] == shape[2]
-    data = load_data(path, size=shape[1] if square else None, progress=progress)
+    data = load_data(path, size=shape[1] if square else None, calibration=calibration, progress=progress)
     if data.input_shape != shape:
         raise ValueError(f"{path}: images (C, H, W) are {data.input_shape}, {shape} is needed; give such images")
     return data

@@ -50,7 +50,10 @@ def fit(
     about: dict[str, Any] | None = None,
     **changes: Any,
 ) -> list[dict[str, float]]:
-    """Train jointly on the summed loss of all widths and exits; returns each epoch's mean loss and accuracy.
+    """Train jointly on the summed loss of all widths and exits; returns each epoch's mean loss, accuracy, and time.
+
+    An entry has `epoch`, from 1; `loss`, summed over widths and exits; `accuracy` of the widest final exit on the
+    training batches; and `seconds` of wall time, of the pass that finished: one that was cut off doesn't count.
 
     Args:
         loader: gives (x, y) batches each time it is iterated and has a length, such as a torch `DataLoader`. Before
@@ -103,6 +106,7 @@ class _Run:
         """One pass over the data, and the checkpoint after it."""
         rng = self._begin(epoch)
         self.net.train()
+        began = time.monotonic()
         total, right, seen = 0.0, 0, 0
         for i, (x, y) in enumerate(self._on_device()):
             loss, correct = self._step(epoch * self.batches + i, x, y, rng)
@@ -115,7 +119,8 @@ class _Run:
                 f"the loader gave no batch in epoch {epoch + 1}; it must give them each time it is iterated"
             )
         self.epoch = epoch + 1
-        self.history.append({"epoch": epoch + 1, "loss": total / seen, "accuracy": right / seen})
+        seconds = time.monotonic() - began
+        self.history.append({"epoch": epoch + 1, "loss": total / seen, "accuracy": right / seen, "seconds": seconds})
         self._save()
 
     def finish(self) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 from ..runtime.bundle import Bundle
 from ..runtime.manifest import InputSpec
 from .augment import Batches, make_augment
-from .checkpoint import CheckpointError, load_checkpoint, load_state
-from .data import Data, load_data, load_data_as
+from .checkpoint import CheckpointError, load_checkpoint, load_state, shape_of
+from .data import CALIBRATION, Data, load_data, load_data_as
 from .export import export
 from .fit import FitOptions, Progress, fit
 from .nets import make_net, read_value
-from .supernet import Supernet, make_plan, make_supernet
+from .supernet import Supernet, make_control, make_plan, make_supernet
 from .supernet.convert import WIDTHS
 from .weights import load_weights
 
@@ -28,11 +28,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainTask:
-    """What to train: `net` as `make_net` takes it, `exits` and `head` as `make_supernet` does.
+    """What to train: `net` as `make_net` takes it; `exits`, `head`, `sort`, `shared_stem` as `make_supernet` does.
 
     size: side of the square images in pixels; None takes them as they are. augment: a key of `AUGMENTS`, or "auto" by
     what the data looks like. weights: a file of the network's starting weights, from scratch without. mean, std: per
-    channel, what pixels scaled to [0, 1] are normalised by; None takes the training images' own.
+    channel, what pixels scaled to [0, 1] are normalised by; None takes the training images' own. alone: train this
+    width alone, with one exit: the control of the same task's supernet, whose own subnet it is, taken right after
+    conversion. holdout: share of the training images, in (0, 1), that is held out as the calibration split.
+
+    Raises:
+        ValueError: `alone` isn't one of the widths, or `holdout` is no such share.
     """
 
     net: str
@@ -47,6 +52,17 @@ class TrainTask:
     augment: str = "auto"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    alone: float | None = None
+    sort: bool = True
+    shared_stem: bool = True
+    holdout: float = CALIBRATION
+
+    def __post_init__(self) -> None:
+        if self.alone is not None and self.alone not in self.widths:
+            allowed = ", ".join(map(str, self.widths))
+            raise ValueError(f"alone {self.alone} isn't one of the widths; it can be {allowed}, or add it to widths")
+        if not 0 < self.holdout < 1:
+            raise ValueError(f"holdout {self.holdout} isn't a share between 0 and 1 (both excluded)")
 
 
 def run_training(
@@ -58,10 +74,11 @@ def run_training(
 ) -> dict[str, Any]:
     """Read the data, make network and supernet, train; goes on from `out` where that exists.
 
-    Returns `points`, with accuracy on the calibration split, which was never trained on, and `history`, each epoch's
-    loss and accuracy.
+    A control is trained by the same options but `depth_weights`, which one exit has no use for.
+
+    Returns `points`, with accuracy on the calibration split, which was never trained on, and `history`, as `fit` does.
     """
-    data = load_data(task.data, size=task.size, progress=_reading(tell))
+    data = load_data(task.data, size=task.size, calibration=task.holdout, progress=_reading(tell))
     normal = {"scale": data.scale, "mean": list(task.mean or data.mean), "std": list(task.std or data.std)}
     about = {
         "net": task.net,
@@ -72,18 +89,37 @@ def run_training(
         "weights": None if task.weights is None else Path(task.weights).name,
         "batch": task.batch,
         "augment": task.augment,
+        "alone": task.alone,
+        "sort": task.sort,
+        "holdout": task.holdout,
     }
     torch.manual_seed(options.seed)
-    model = _model(about)
-    if task.weights is not None:
-        about["skipped_weights"] = _start_from(task.weights, model)
-    net = make_supernet(model, torch.zeros(1, *data.input_shape), task.widths, task.exits, task.head)
+    net = _begin(task, about)
     _check_same(out, about)
+    if task.alone is not None:
+        options = replace(options, loss=replace(options.loss, depth_weights=None))
     augment = make_augment(_augment_for(data) if task.augment == "auto" else task.augment)
     batch = min(task.batch, len(data.splits["train"]))
     loader = batches(data, "train", batch, normal, augment=augment, shuffle=True, drop_last=True, seed=options.seed)
     history = fit(net, loader, options, checkpoint=out, on_progress=on_progress, about=about)
     return {"points": _accuracies(net, batches(data, "calibration", EVALUATION_BATCH, normal)), "history": history}
+
+
+def _begin(task: TrainTask, about: dict[str, Any]) -> Supernet:
+    """What is to be trained, in its first state; `about` is told all that `restore` makes it from."""
+    model = _model(about)
+    if task.weights is not None:
+        about["skipped_weights"] = _start_from(task.weights, model)
+    net = make_supernet(
+        model, _example(about), task.widths, task.exits, task.head, sort=task.sort, shared_stem=task.shared_stem
+    )
+    about |= shape_of(net)
+    return _alone(net, about)
+
+
+def _alone(net: Supernet, about: dict[str, Any]) -> Supernet:
+    """The supernet, or its width that is trained alone."""
+    return net if about["alone"] is None else make_control(net, _example(about), about["alone"])
 
 
 def _start_from(weights: str, model: torch.nn.Module) -> list[str] | None:
@@ -101,13 +137,13 @@ def restore(checkpoint: str | Path) -> tuple[Supernet, dict[str, Any]]:
         CheckpointError: it can't be read, or the network it names has changed since.
     """
     content = load_checkpoint(checkpoint)
-    about, shape = content["about"], content["supernet"]
+    about = content["about"]
     if not about:
         raise CheckpointError(
             f"{checkpoint}: was written by fit() without `about`; make the supernet and load_state it"
         )
-    example = torch.zeros(1, *about["shape"])
-    net = make_supernet(_model(about), example, shape["widths"], tuple(shape["exits"]), shape["head"], sort=False)
+    shape = {name: about[name] for name in ("widths", "exits", "head", "shared_stem")}
+    net = _alone(make_supernet(_model(about), _example(about), **shape, sort=False), about)
     load_state(checkpoint, net, content)
     return net.eval(), content
 
@@ -124,7 +160,7 @@ def export_checkpoint(
     """Write a checkpoint as a bundle; accuracies are of `splits`, temperatures of the calibration split."""
     net, content = restore(checkpoint)
     about = content["about"]
-    data = load_data_as(data_path, tuple(about["shape"]), _reading(tell))
+    data = load_data_as(data_path, tuple(about["shape"]), _reading(tell), calibration=about["holdout"])
     if list(data.classes) != about["classes"]:
         raise CheckpointError(
             f"{checkpoint}: trained on classes {about['classes']}, {data_path} has {list(data.classes)}"
@@ -144,6 +180,10 @@ def export_checkpoint(
         "options": content["options"],
         "exits": content["supernet"]["exits"],
         "head": content["supernet"]["head"],
+        "alone": about["alone"],
+        "sort": about["sort"],
+        "shared_stem": about["shared_stem"],
+        "holdout": about["holdout"],
         "weights": weights,
     }
     return export(
@@ -173,6 +213,10 @@ def batches(data: Data, split: str, size: int, normal: dict[str, Any] | None = N
 def _model(about: dict[str, Any]) -> torch.nn.Module:
     channels, height, width = about["shape"]
     return make_net(about["net"], len(about["classes"]), (channels, height, width), **about["net_options"])
+
+
+def _example(about: dict[str, Any]) -> torch.Tensor:
+    return torch.zeros(1, *about["shape"])
 
 
 def _augment_for(data: Data) -> str:

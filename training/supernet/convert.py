@@ -30,6 +30,7 @@ def make_supernet(
     exits: int | Sequence[float] | Sequence[str] = 4,
     head: str = "linear",
     sort: bool = True,
+    shared_stem: bool = True,
 ) -> Supernet:
     """A supernet from a plain classifier; the model itself is left as it is.
 
@@ -41,12 +42,13 @@ def make_supernet(
         exits: how many in all, or their shares of the MACs, or names of layers (see `stretto trace`).
         head: which classifier the early exits get, a key of `exits.HEADS`.
         sort: put each group's most important channels first.
+        shared_stem: run the first layers at full width, once for all widths; else each width narrows them too.
 
     Raises:
         TraceError: the network can't be traced or cut, or its graph answers something else.
         ValueError: widths, exits or head that this network can't have; names what is allowed.
     """
-    plan = make_plan(model, example, widths, exits, head)
+    plan = make_plan(model, example, widths, exits, head, shared_stem)
     with_numbers = not any(tensor.is_meta for tensor in [example, *model.parameters(), *model.buffers()])
     if sort and with_numbers:
         sort_channels(plan.traced.module, plan.channels)
@@ -56,18 +58,31 @@ def make_supernet(
     return net
 
 
+def make_control(net: Supernet, example: torch.Tensor, width: float) -> Supernet:
+    """One width of a supernet as a network of its own, with the final exit alone and a copy of the numbers.
+
+    Training it is what the supernet's training is compared with: taken right after conversion, both begin the same.
+    Its own width is 1.0, since nothing narrower is left in it.
+
+    Raises:
+        ValueError: the supernet doesn't have this width.
+    """
+    return make_supernet(net.subnet(width, net.depths), example, (1.0,), exits=1, sort=False)
+
+
 def make_plan(
     model: nn.Module,
     example: torch.Tensor,
     widths: Sequence[float] = WIDTHS,
     exits: int | Sequence[float] | Sequence[str] = 4,
     head: str = "linear",
+    shared_stem: bool = True,
 ) -> Plan:
     """What would become of a network; see `make_supernet`."""
     _check_widths(widths)
     traced = trace(model, example)
     cuts = find_cuts(traced)
-    stem = stem_end(traced, cuts)
+    stem = stem_end(traced, cuts, shared_stem)
     early = choose_exits(cuts, exits, stem)
     graft_exits(traced, early, Walk(traced).run(rule_of, FUNCTIONS).layouts, head)
     channels, narrow = checked_channels(traced, widths)

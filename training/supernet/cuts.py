@@ -97,13 +97,13 @@ def choose_exits(cuts: Sequence[Cut], exits: int | Sequence[float] | Sequence[st
     return _nearest(later, shares)
 
 
-def stem_end(traced: Traced, cuts: Sequence[Cut]) -> Cut:
+def stem_end(traced: Traced, cuts: Sequence[Cut], shared: bool = True) -> Cut:
     """The first cut past the first convolution and its activation; the input itself where that would be most of the
-    work, or the network begins with a linear layer or can't be cut anywhere."""
+    work, or the network begins with a linear layer or can't be cut anywhere, or no layer is to be `shared`."""
     cost = macs(traced)
     first = next((node for node in traced.graph.nodes if node.name in cost), None)
     linear = first is not None and first.op == "call_module" and isinstance(traced.layer(first), nn.Linear)
-    if linear or not cuts or cuts[0].share > LARGEST_STEM:
+    if not shared or linear or not cuts or cuts[0].share > LARGEST_STEM:
         entry = next(node for node in traced.graph.nodes if node.op == "placeholder")
         return Cut(entry.name, "input", 0.0)
     return cuts[0]
