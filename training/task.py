@@ -71,14 +71,16 @@ def run_training(
     out: str | Path,
     on_progress: Callable[[Progress], None] | None = None,
     tell: Tell | None = None,
+    data: Data | None = None,
 ) -> dict[str, Any]:
     """Read the data, make network and supernet, train; goes on from `out` where that exists.
 
+    `data`: the task's own where it was read before, with its size and holdout, for several trainings in one process.
     A control is trained by the same options but `depth_weights`, which one exit has no use for.
 
     Returns `points`, with accuracy on the calibration split, which was never trained on, and `history`, as `fit` does.
     """
-    data = load_data(task.data, size=task.size, calibration=task.holdout, progress=_reading(tell))
+    data = data or load_data(task.data, size=task.size, calibration=task.holdout, progress=_reading(tell))
     normal = {"scale": data.scale, "mean": list(task.mean or data.mean), "std": list(task.std or data.std)}
     about = {
         "net": task.net,
