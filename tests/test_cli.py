@@ -65,6 +65,21 @@ def test_training_into_a_checkpoint_of_another_network_is_refused(home: Path) ->
     assert "Traceback" not in done.stderr
 
 
+def test_a_width_is_trained_alone_and_exported(home: Path) -> None:
+    control = ["--alone", "0.5", "--no-sort", "--no-shared-stem", "--holdout", "0.2"]
+    for words in (
+        ["train", *TRAIN, *FAST, *control, "--out", "half.pt", "--json", "half.json"],
+        ["export", "half.pt", "--data", "digits", "--out", "half.stretto", "--json", "half_export.json"],
+    ):
+        done = stretto(*words, home=home)
+        assert done.returncode == 0, done.stderr
+    report, bundle = (json.loads((home / name).read_text()) for name in ("half.json", "half_export.json"))
+    assert [(p["width"], p["depth"]) for p in bundle["points"]] == [(1.0, 1)]
+    assert [epoch["seconds"] > 0 for epoch in report["history"]] == [True, True]
+    said = {name: bundle["provenance"][name] for name in ("alone", "sort", "shared_stem", "holdout")}
+    assert said == {"alone": 0.5, "sort": False, "shared_stem": False, "holdout": 0.2}
+
+
 def test_eval_reproduces_the_accuracies_inside_the_bundle(home: Path) -> None:
     done = stretto("eval", "net.stretto", "--data", "digits", "--json", "eval.json", home=home)
     assert done.returncode == 0, done.stderr
@@ -227,6 +242,8 @@ def test_inspect_names_what_is_inside(home: Path) -> None:
         (["train", "--net", "resnett", "--data", "digits", "--out", "x.pt"], "did you mean 'resnet'"),
         (["train", *TRAIN, "--set", "sandwhich=1", "--out", "x.pt"], "did you mean 'sandwich'"),
         (["train", *TRAIN, "--widths", "0.5,2", "--out", "x.pt"], "in (0, 1]"),
+        (["train", *TRAIN, "--alone", "0.6", "--out", "x.pt"], "alone 0.6 isn't one of the widths; it can be 0.5, 1.0"),
+        (["train", *TRAIN, "--holdout", "1", "--out", "x.pt"], "holdout 1.0 isn't a share between 0 and 1"),
         (["run", "net.stretto", "absent.png"], "absent.png"),
         (["run", "net.stretto", "net.pt"], "net.pt can't be read as an image (its format isn't known)"),
         (["run", "net.stretto", "grey.png", "--point", "half"], "--point half: give WIDTH,DEPTH"),

@@ -16,6 +16,7 @@ def small_net(
     dropout: float = 0.0,
     momentum: float | None = 0.1,
     seed: int = 0,
+    shared_stem: bool = True,
 ) -> Supernet:
     """Three exits on 6×6 images; a stem and stages `conv1` … `conv3` with batch norms, dropout, and `head`."""
     torch.manual_seed(seed)
@@ -25,7 +26,8 @@ def small_net(
         layers[f"norm{stage}"], layers[f"relu{stage}"] = nn.BatchNorm2d(after, momentum=momentum), nn.ReLU()
     layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "drop": nn.Dropout(dropout)}
     layers["head"] = nn.Linear(32, classes)
-    return make_supernet(nn.Sequential(OrderedDict(layers)), torch.zeros(1, 1, 6, 6), widths, ("relu1", "relu2"))
+    model, example = nn.Sequential(OrderedDict(layers)), torch.zeros(1, 1, 6, 6)
+    return make_supernet(model, example, widths, ("relu1", "relu2"), shared_stem=shared_stem)
 
 
 def small_data(samples: int = 48, classes: int = 4) -> TensorDataset:

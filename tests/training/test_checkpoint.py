@@ -78,10 +78,17 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, write):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("content", [{"state": {}}, [1, 2], {"format": 1, **dict.fromkeys(checkpoint.KEYS[1:])}])
-def test_other_files_of_torch_are_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state": {}}, r"holds \['state'\], expected"),
+        ([1, 2], "holds list, expected"),
+        ({"format": 1, **dict.fromkeys(checkpoint.KEYS[1:])}, "its format is 1; train again"),
+    ],
+)
+def test_other_files_of_torch_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"not a stretto checkpoint of format 2: (holds .*, expected|its format is 1; train again)"):
+    with pytest.raises(CheckpointError, match=rf"not a stretto checkpoint of format 2: {message}"):
         load_checkpoint(tmp_path / "other.pt")
 
 
@@ -97,6 +104,14 @@ def test_failed_save_leaves_the_previous_file_and_nothing_else(saved, monkeypatc
         save_checkpoint(saved, small_net(seed=1), **STATE)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["a.pt"]
+
+
+def test_checkpoint_without_a_shared_stem_is_told_from_one_with(saved, tmp_path):
+    path, net = tmp_path / "b.pt", small_net(shared_stem=False)
+    save_checkpoint(path, net, **STATE)
+    load_state(path, small_net(seed=1, shared_stem=False), load_checkpoint(path))
+    with pytest.raises(CheckpointError, match=r"b\.pt: was made for shared_stem False, this supernet has True"):
+        load_state(path, small_net(), load_checkpoint(path))
 
 
 def test_refused_checkpoint_leaves_the_network_as_it_was(saved):

@@ -70,6 +70,12 @@ def test_the_stem_ends_past_the_first_convolutions_activation() -> None:
     assert stem_end(found, find_cuts(found)).name == "relu"
 
 
+def test_a_stem_that_is_not_shared_ends_at_the_input() -> None:
+    found = trace(make_net("resnet", CLASSES, IMAGE, blocks=1), torch.zeros(1, *IMAGE))
+    stem = stem_end(found, find_cuts(found), shared=False)
+    assert (stem.name, stem.share) == ("input", 0.0) and stem.node in found.shapes
+
+
 @pytest.mark.parametrize(
     "model", [make_net("lenet300", CLASSES, IMAGE), nn.Sequential(nn.Flatten(), nn.Linear(192, 5))]
 )

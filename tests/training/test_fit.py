@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,24 @@ run("plain", Path(sys.argv[1]), kill)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert load_checkpoint(tmp_path / "killed.pt")["epoch"] == 1
     assert_same(run("plain", tmp_path / "killed.pt"), run("plain"))
+
+
+def test_seconds_are_those_of_the_passes_that_finished_and_outlive_a_resume(tmp_path, monkeypatch):
+    """Two seconds a batch, three batches an epoch; cut off in the middle of the second."""
+    now, cut_at = [0.0], CutAt(5)
+    monkeypatch.setattr("stretto.training.fit.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def spend(progress: Progress) -> None:
+        now[0] += 2.0
+        cut_at(progress)
+
+    with pytest.raises(Cut):
+        run("plain", tmp_path / "cut.pt", spend)
+    assert [entry["seconds"] for entry in load_checkpoint(tmp_path / "cut.pt")["history"]] == [6.0]
+    run("plain", tmp_path / "cut.pt", spend)
+    history = load_checkpoint(tmp_path / "cut.pt")["history"]
+    assert [entry["seconds"] for entry in history] == [6.0, 6.0, 6.0]
+    assert all(entry.keys() == {"epoch", "loss", "accuracy", "seconds"} for entry in history)
 
 
 def test_finished_run_is_not_trained_again(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stretto.bench.exact import mobilenet_producers, resnet_producers
 from stretto.training.errors import TraceError
 from stretto.training.nets import make_net
-from stretto.training.supernet import Supernet, make_supernet
+from stretto.training.supernet import Supernet, make_control, make_supernet
 from stretto.training.supernet.report import trace_report
 from torch import Tensor, nn
 
@@ -242,6 +242,57 @@ def test_macs_and_parameters_equal_those_counted_by_hand() -> None:
 
     assert (net.macs(1.0, 1), net.parameters_at(1.0, 1)) == (macs(24, 16), parameters(24, 16))
     assert (net.macs(0.5, 1), net.parameters_at(0.5, 1)) == (macs(16, 8), parameters(16, 8))
+
+
+def test_without_a_shared_stem_each_width_narrows_its_first_layer() -> None:
+    whole = make_supernet(Residual(), torch.zeros(1, *IMAGE), WIDTHS, exits=1)
+    net = make_supernet(Residual(), torch.zeros(1, *IMAGE), WIDTHS, exits=1, shared_stem=False)
+    x = torch.randn(2, *IMAGE)
+    assert torch.equal(net.stem(x), x)
+    first = {w: next(net.subnet(w, 1).parameters()).shape[0] for w in WIDTHS}
+    assert first == {0.5: 8, 1.0: 16}
+    assert (net.macs(1.0, 1), net.parameters_at(1.0, 1)) == (whole.macs(1.0, 1), whole.parameters_at(1.0, 1))
+    assert net.macs(0.5, 1) == whole.macs(0.5, 1) - 64 * 9 * 3 * 8
+    assert net.parameters_at(0.5, 1) == whole.parameters_at(0.5, 1) - 9 * 3 * 8 - 8  # its bias too
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "lenet5"])
+def test_without_a_shared_stem_subnets_equal_the_supernet_and_full_width_the_network(name: str) -> None:
+    torch.manual_seed(0)
+    shape, options, exits = NETS[name]
+    model = settled(make_net(name, CLASSES, shape, **options)).double()
+    x = inputs(shape)
+    net = make_supernet(model, x, WIDTHS, exits=exits, shared_stem=False).eval()
+    assert error(net(x)[-1], model(x)) <= 1e-9
+    for width in WIDTHS:
+        for depth, logits in enumerate(net(x, width), start=1):
+            assert error(net.subnet(width, depth)(x), logits) <= 1e-9
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_control_answers_what_its_width_answers_right_after_conversion(name: str, width: float) -> None:
+    net, x = room_supernet(name)[1], inputs(NETS[name][0])
+    control = make_control(net, x, width).eval()
+    assert (control.widths, control.depths) == ((1.0,), 1)
+    assert error(control(x)[0], net(x, width)[-1]) <= 1e-9
+    assert control.macs(1.0, 1) == net.macs(width, net.depths)
+    assert control.parameters_at(1.0, 1) == net.parameters_at(width, net.depths)
+
+
+def test_changing_a_control_leaves_its_supernet_as_it_was() -> None:
+    net = make_supernet(Residual(), torch.zeros(1, *IMAGE), WIDTHS, exits=1)
+    before = copy.deepcopy(net.state_dict())
+    control = make_control(net, torch.zeros(1, *IMAGE), 0.5)
+    for tensor in control.state_dict().values():
+        tensor.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_control_of_a_width_that_there_is_not_is_refused() -> None:
+    net = room_supernet("resnet")[1]
+    with pytest.raises(ValueError, match=r"width 0\.6 isn't in this supernet; widths are 0\.5, 1\.0"):
+        make_control(net, inputs(NETS["resnet"][0]), 0.6)
 
 
 def test_gradients_of_a_width_reach_the_channels_in_use_and_no_others() -> None:
