@@ -10,6 +10,7 @@ from . import console as show
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks; each prints a table and writes JSON.")
 RESULTS = Path("bench/results")
+SWITCHED = Path("out/switches")
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
 
 
@@ -32,6 +33,32 @@ def train_step(json: Json = _kept("train_step.json")) -> None:
     from .bench.train_step import run as measure
 
     measure(json)
+
+
+@bench.command("switches")
+def switches(
+    data: Annotated[str, typer.Option(help="photos to train on: a zip or folder, an .npz, or 'digits'")],
+    weights: Annotated[
+        str | None, typer.Option(help="of the pretrained ResNet-20 whose channels are sorted; else that is left out")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="a file for each training; goes on from what is there")] = SWITCHED,
+    seeds: Annotated[int, typer.Option(help="pairs of each switch; 3 at least say anything")] = 3,
+    epochs: Annotated[int | None, typer.Option(help="of the trainings from scratch; default: 2")] = None,
+    workers: Annotated[int, typer.Option(help="trainings side by side, each on one thread")] = 2,
+    only: Annotated[list[str], typer.Option(help="train for this switch alone; repeatable")] = [],  # noqa: B006
+    report_only: Annotated[bool, typer.Option("--report-only", help="train nothing, report what is there")] = False,
+    json: Json = _kept("switches.json"),
+    picture: Annotated[Path | None, typer.Option(help="default: docs/switches.png, or in the folder")] = None,
+) -> None:
+    """What each switch of training gains, by small trainings with it on and off; cut off, it goes on."""
+    import_module("matplotlib")  # whose absence would otherwise be found after all the work
+
+    from .bench.switches import Setup
+    from .bench.switches import run as measure
+
+    place = picture or (Path("docs") if Path("docs").is_dir() else folder) / "switches.png"
+    with show.WorkBar(show.OUT) as bar:
+        measure(Setup(data, folder, weights, seeds, epochs), only, workers, report_only, json, place, bar.tell)
 
 
 @bench.command("zoo")
