@@ -89,7 +89,10 @@ def run_all(runs: Sequence[Run], workers: int, tell: Tell) -> None:
 
     Raises:
         RunError: a training failed, or there is a result by other settings, before anything is started.
+        ValueError: no workers.
     """
+    if workers < 1:
+        raise ValueError(f"workers {workers}: must be 1 or more")
     todo = deque(run for run in runs if run.result() is None)
     for run in todo:
         run.folder.mkdir(parents=True, exist_ok=True)

@@ -161,6 +161,13 @@ def test_results_of_other_settings_are_refused(tmp_path: Path, tiny: None, recor
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", ["workers", "seeds", "epochs"])
+def test_none_at_all_is_refused(tmp_path: Path, tiny: None, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} 0: must be 1 or more"):
+        numbers = {"seeds": 1, "epochs": 1} | ({} if name == "workers" else {name: 0})
+        run_all(make_runs(Setup("digits", tmp_path, **numbers), CHOSEN), 0, lambda *told: None)
+
+
 def test_a_failing_training_is_named_with_its_error(tmp_path: Path, tiny: None) -> None:
     with pytest.raises(RunError, match=r"scratch_plain_seed0: ValueError: .*nowhere\.npz: no such file"):
         run_all(make_runs(Setup(str(tmp_path / "nowhere.npz"), tmp_path), CHOSEN), 1, lambda *told: None)
