@@ -103,13 +103,15 @@ class Job:
 
 
 def make_jobs(reference: Reference, data: str, folder: Path, threads: int) -> list[Job]:
-    """The supernet's job and one for each width's control, narrowest first."""
-    task = reference.on(data)
-    rest = (reference.options, reference.splits, reference.weights, folder / reference.name, threads)
+    """The supernet's job and one for each width's control, the widest first, since it tells most about the recipe."""
+    task, options = reference.on(data), reference.options
+    rest = (reference.splits, reference.weights, folder / reference.name, threads)
+    of_one = replace(options, loss=options.loss.of_one())
     controls = [
-        Job(f"width-{width:g}", width, replace(task, alone=width), *rest) for width in sorted(reference.task.widths)
+        Job(f"width-{width:g}", width, replace(task, alone=width), of_one, *rest)
+        for width in sorted(reference.task.widths, reverse=True)
     ]
-    return [Job(SUPERNET, None, task, *rest), *controls]
+    return [Job(SUPERNET, None, task, options, *rest), *controls]
 
 
 def run_jobs(lanes: Sequence[Sequence[Job]], on_message: Callable[[Job, Message], None]) -> None:

@@ -47,6 +47,10 @@ class LossOptions:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing {self.label_smoothing}: must be in [0, 1)")
 
+    def of_one(self) -> "LossOptions":
+        """Those of one width with one exit: what is between widths or exits is left out."""
+        return LossOptions(label_smoothing=self.label_smoothing)
+
 
 PLAIN = LossOptions()
 

@@ -76,7 +76,7 @@ def run_training(
     """Read the data, make network and supernet, train; goes on from `out` where that exists.
 
     `data`: the task's own where it was read before, with its size and holdout, for several trainings in one process.
-    A control is trained by the same options but `depth_weights`, which one exit has no use for.
+    A control is trained by the same options but those that are between widths or exits.
 
     Returns `points`, with accuracy on the calibration split, which was never trained on, and `history`, as `fit` does.
     """
@@ -99,7 +99,7 @@ def run_training(
     net = _begin(task, about)
     _check_same(out, about)
     if task.alone is not None:
-        options = replace(options, loss=replace(options.loss, depth_weights=None))
+        options = replace(options, loss=options.loss.of_one())
     augment = make_augment(_augment_for(data) if task.augment == "auto" else task.augment)
     batch = min(task.batch, len(data.splits["train"]))
     loader = batches(data, "train", batch, normal, augment=augment, shuffle=True, drop_last=True, seed=options.seed)

@@ -51,24 +51,31 @@ class PadShortcut(nn.Module):
 class ResNet(nn.Module):
     """Three groups of blocks of 1, 2 and 4 × `base` channels, each group after the first halving the image.
 
-    Depth in layers is 6 · `blocks` + 2: ResNet-14 has 2 blocks a group, ResNet-20 has 3. Parameters are named as in
+    Depth in layers is 6 · `blocks` + 2: ResNet-14 has 2 blocks a group, ResNet-20 has 3. `stride` is that of the first
+    group; with 2 it halves the image too, which pays for twice the channels. Parameters are named as in
     akamaster/pytorch_resnet_cifar10, whose weights fit `shortcut="pad"`.
 
     Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
     """
 
     def __init__(
-        self, classes: int, in_channels: int = 3, blocks: int = 2, base: int = 16, shortcut: str = "projection"
+        self,
+        classes: int,
+        in_channels: int = 3,
+        blocks: int = 2,
+        base: int = 16,
+        shortcut: str = "projection",
+        stride: int = 1,
     ) -> None:
         super().__init__()
-        if blocks < 1 or base < 1:
-            raise ValueError(f"blocks {blocks} and base {base} must be 1 or more")
+        if min(blocks, base, stride) < 1:
+            raise ValueError(f"blocks {blocks}, base {base} and stride {stride} must be 1 or more")
         if shortcut not in SHORTCUTS:
             raise ValueError(f"shortcut '{shortcut}' isn't known; there are {', '.join(SHORTCUTS)}")
         self.conv1 = nn.Conv2d(in_channels, base, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(base)
         self.relu = nn.ReLU()
-        self.layer1 = _group(base, base, blocks, 1, shortcut)
+        self.layer1 = _group(base, base, blocks, stride, shortcut)
         self.layer2 = _group(base, 2 * base, blocks, 2, shortcut)
         self.layer3 = _group(2 * base, 4 * base, blocks, 2, shortcut)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -88,6 +95,13 @@ def _group(in_channels: int, channels: int, blocks: int, stride: int, shortcut: 
     return nn.Sequential(first, *(Block(channels, channels, 1, shortcut) for _ in range(blocks - 1)))
 
 
-def resnet(classes: int, in_channels: int = 3, blocks: int = 2, base: int = 16, shortcut: str = "projection") -> ResNet:
+def resnet(
+    classes: int,
+    in_channels: int = 3,
+    blocks: int = 2,
+    base: int = 16,
+    shortcut: str = "projection",
+    stride: int = 1,
+) -> ResNet:
     """A CIFAR-style residual network; `blocks` in each of three groups, `base` channels in the first."""
-    return ResNet(classes, in_channels, blocks, base, shortcut)
+    return ResNet(classes, in_channels, blocks, base, shortcut, stride)

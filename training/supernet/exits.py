@@ -10,7 +10,9 @@ from .cuts import Cut
 from .meta import meta_copy
 from .trace import Traced, propagate
 
-Graft = Callable[[fx.GraphModule, str, fx.Node, int, int, int, int], fx.Node]
+Graft = Callable[[fx.GraphModule, str, fx.Node, Sequence[int], int, int], fx.Node]
+# of `conv_head`: sides that are small enough, strided convolutions at most, the last convolution's factor
+SMALL, MOST_STRIDES, WIDEN = 4, 2, 4
 
 
 def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout | None], head: str) -> None:
@@ -31,7 +33,7 @@ def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout |
     for depth, cut in enumerate(cuts, start=1):
         node, shape, layout = nodes[cut.node], traced.shapes[cut.node], layouts[cut.node]
         axis = layout.axis if layout else 1
-        answers.append(HEADS[head](module, f"exits.{depth}", node, len(shape), axis, shape[axis], classes))
+        answers.append(HEADS[head](module, f"exits.{depth}", node, shape, axis, classes))
     output.args = ((*answers, final),)
     module.recompile()
     module.eval()
@@ -40,39 +42,50 @@ def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout |
 
 
 def linear_head(
-    module: fx.GraphModule, name: str, node: fx.Node, rank: int, axis: int, channels: int, classes: int
+    module: fx.GraphModule, name: str, node: fx.Node, shape: Sequence[int], axis: int, classes: int
 ) -> fx.Node:
     """Mean over everything but the channels, then one linear layer (BranchyNet, Teerapittayanon et al. 2016)."""
     module.add_submodule(name, nn.Module())
-    return _classify(module, name, node, rank, axis, channels, classes)
+    return _classify(module, name, node, shape, axis, classes)
 
 
 def conv_head(
-    module: fx.GraphModule, name: str, node: fx.Node, rank: int, axis: int, channels: int, classes: int
+    module: fx.GraphModule, name: str, node: fx.Node, shape: Sequence[int], axis: int, classes: int
 ) -> fx.Node:
-    """A 1×1 convolution with norm and activation to twice the channels before the mean, so that features need not be
-    linearly separable where the exit stands; on tensors that aren't images the same as `linear_head`."""
+    """Convolutions of its own before the linear layer, since features in the middle of a network aren't made to be
+    classified: 3×3 of stride 2 until the sides are at most `SMALL`, then 1×1 to four times the channels.
+
+    On tensors that aren't images it is the same as `linear_head`. Strides as in the classifiers of MSDNet (Huang et
+    al., Multi-Scale Dense Networks, ICLR 2018), the widening as in the last layers of MobileNets.
+    """
     module.add_submodule(name, nn.Module())
-    if rank == 4 and axis == 1:
-        hidden = 2 * channels
-        for part, layer in (
-            ("conv", nn.Conv2d(channels, hidden, 1, bias=False)),
-            ("norm", nn.BatchNorm2d(hidden)),
-            ("act", nn.ReLU()),
-        ):
-            node = _append(module, f"{name}.{part}", layer, node)
-        channels = hidden
-    return _classify(module, name, node, rank, axis, channels, classes)
+    if len(shape) != 4 or axis != 1:
+        return _classify(module, name, node, shape, axis, classes)
+    channels, side = shape[1], max(shape[2:])
+    for number in range(1, MOST_STRIDES + 1):
+        if side > SMALL:
+            node = _convolve(module, f"{name}.{number}", node, nn.Conv2d(channels, channels, 3, 2, 1, bias=False))
+            side = (side + 1) // 2
+    node = _convolve(module, f"{name}.wide", node, nn.Conv2d(channels, WIDEN * channels, 1, bias=False))
+    return _classify(module, name, node, (shape[0], WIDEN * channels, side, side), axis, classes)
+
+
+def _convolve(module: fx.GraphModule, name: str, node: fx.Node, conv: nn.Conv2d) -> fx.Node:
+    """A convolution with its norm and activation."""
+    module.add_submodule(name, nn.Module())
+    for part, layer in (("conv", conv), ("norm", nn.BatchNorm2d(conv.out_channels)), ("act", nn.ReLU())):
+        node = _append(module, f"{name}.{part}", layer, node)
+    return node
 
 
 def _classify(
-    module: fx.GraphModule, name: str, node: fx.Node, rank: int, axis: int, channels: int, classes: int
+    module: fx.GraphModule, name: str, node: fx.Node, shape: Sequence[int], axis: int, classes: int
 ) -> fx.Node:
-    others = [i for i in range(1, rank) if i != axis]
+    others = [i for i in range(1, len(shape)) if i != axis]
     if others:
         with module.graph.inserting_after(node):
             node = module.graph.call_method("mean", (node, tuple(others)))
-    return _append(module, f"{name}.linear", nn.Linear(channels, classes), node)
+    return _append(module, f"{name}.linear", nn.Linear(shape[axis], classes), node)
 
 
 def _append(module: fx.GraphModule, name: str, layer: nn.Module, node: fx.Node) -> fx.Node:
