@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from .depthwise import QuickDepthwise, has_depthwise
 from .option_types import check_types
 from .supernet import Supernet
 
@@ -91,15 +93,16 @@ def accumulate_gradients(
 
     Returns the loss and how many of the batch the widest final exit got right.
     """
-    with _autocast(x, autocast):
-        stem = net.stem(x)
-    features = stem.detach().requires_grad_(stem.requires_grad)
-    total, right = 0.0, 0
-    for part in width_losses(net, features, y, options, rng, autocast):
-        part.loss.backward()
-        total += part.loss.item()
-        if part.width == net.widths[-1]:
-            right = int((part.logits[-1].detach().argmax(1) == y).sum())
+    with QuickDepthwise() if autocast is torch.bfloat16 and has_depthwise(net) else nullcontext():
+        with _autocast(x, autocast):
+            stem = net.stem(x)
+        features = stem.detach().requires_grad_(stem.requires_grad)
+        total, right = 0.0, 0
+        for part in width_losses(net, features, y, options, rng, autocast):
+            part.loss.backward()
+            total += part.loss.item()
+            if part.width == net.widths[-1]:
+                right = int((part.logits[-1].detach().argmax(1) == y).sum())
     if stem.requires_grad:
         stem.backward(features.grad)
     return total, right

@@ -11,6 +11,7 @@ import torch
 from ..runtime.bundle import Bundle
 from ..runtime.manifest import InputSpec
 from .augment import Batches, make_augment
+from .autotune import keep_freed_memory
 from .checkpoint import CheckpointError, load_checkpoint, load_state, shape_of
 from .data import CALIBRATION, Data, load_data, load_data_as
 from .export import export
@@ -80,6 +81,7 @@ def run_training(
 
     Returns `points`, with accuracy on the calibration split, which was never trained on, and `history`, as `fit` does.
     """
+    keep_freed_memory()
     data = data or load_data(task.data, size=task.size, calibration=task.holdout, progress=_reading(tell))
     normal = {"scale": data.scale, "mean": list(task.mean or data.mean), "std": list(task.std or data.std)}
     about = {
