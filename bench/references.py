@@ -99,10 +99,12 @@ CLOTHES = Reference(
         head="conv",
         size=160,
         batch=32,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
     ),
-    fit_options(epochs=8, lr=0.02, **FAST),
+    fit_options(
+        epochs=8, lr=1e-3, optimizer="adamw", weight_decay=0.05, label_smoothing=0.1, inplace_distillation=0.5, **FAST
+    ),
     start=lite0_weights,
     splits=("test", "validation"),
     weights="float16",

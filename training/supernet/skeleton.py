@@ -108,9 +108,17 @@ def take(tensor: torch.Tensor, slices: tuple[Ranges | None, ...]) -> torch.Tenso
     """A view of these runs of each axis; a copy only where an axis has several runs."""
     for axis, runs in enumerate(slices):
         if runs is not None:
-            pieces = [tensor.narrow(axis, start, stop - start) for start, stop in runs]
+            pieces = [narrowed_view(tensor, axis, start, stop - start) for start, stop in runs]
             tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
     return tensor
+
+
+def narrowed_view(x: torch.Tensor, axis: int, start: int, length: int) -> torch.Tensor:
+    """`Tensor.narrow`, whose gradient lies in memory as `x` does: torch's own is never channels-last, and adding it to
+    the other widths' gradients would then take several times as long."""
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).narrow((0, 3, 1, 2)[axis], start, length).permute(0, 3, 1, 2)
+    return x.narrow(axis, start, length)
 
 
 def _stem_ranges(channels: Channels, stem: str, width: float) -> tuple[int, Ranges] | None:
@@ -160,7 +168,7 @@ class _Builder:
 
 
 def _narrowed(graph: fx.Graph, source: fx.Node, axis: int, runs: Ranges) -> fx.Node:
-    pieces = [graph.call_method("narrow", (source, axis, start, stop - start)) for start, stop in runs]
+    pieces = [graph.call_function(narrowed_view, (source, axis, start, stop - start)) for start, stop in runs]
     return pieces[0] if len(pieces) == 1 else graph.call_function(torch.cat, (pieces, axis))
 
 
