@@ -114,9 +114,8 @@ def _begin(task: TrainTask, about: dict[str, Any]) -> Supernet:
     model = _model(about)
     if task.weights is not None:
         about["skipped_weights"] = _start_from(task.weights, model)
-    net = make_supernet(
-        model, _example(about), task.widths, task.exits, task.head, sort=task.sort, shared_stem=task.shared_stem
-    )
+    shared_stem = task.shared_stem and task.alone is None
+    net = make_supernet(model, _example(about), task.widths, task.exits, task.head, task.sort, shared_stem)
     about |= shape_of(net)
     return _alone(net, about)
 

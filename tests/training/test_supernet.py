@@ -272,8 +272,12 @@ def test_without_a_shared_stem_subnets_equal_the_supernet_and_full_width_the_net
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_control_answers_what_its_width_answers_right_after_conversion(name: str, width: float) -> None:
-    net, x = room_supernet(name)[1], inputs(NETS[name][0])
-    control = make_control(net, x, width).eval()
+    shape, options, exits = NETS[name]
+    x = inputs(shape)
+    net = make_supernet(
+        settled(make_net(name, CLASSES, shape, **options)).double(), x, WIDTHS, exits, shared_stem=False
+    )
+    control = make_control(net.eval(), x, width).eval()
     assert (control.widths, control.depths) == ((1.0,), 1)
     assert error(control(x)[0], net(x, width)[-1]) <= 1e-9
     assert control.macs(1.0, 1) == net.macs(width, net.depths)
@@ -281,7 +285,7 @@ def test_a_control_answers_what_its_width_answers_right_after_conversion(name: s
 
 
 def test_changing_a_control_leaves_its_supernet_as_it_was() -> None:
-    net = make_supernet(Residual(), torch.zeros(1, *IMAGE), WIDTHS, exits=1)
+    net = make_supernet(Residual(), torch.zeros(1, *IMAGE), WIDTHS, exits=1, shared_stem=False)
     before = copy.deepcopy(net.state_dict())
     control = make_control(net, torch.zeros(1, *IMAGE), 0.5)
     for tensor in control.state_dict().values():
@@ -290,9 +294,29 @@ def test_changing_a_control_leaves_its_supernet_as_it_was() -> None:
 
 
 def test_a_control_of_a_width_that_there_is_not_is_refused() -> None:
-    net = room_supernet("resnet")[1]
+    net = make_supernet(Residual(), torch.zeros(1, *IMAGE), WIDTHS, exits=1, shared_stem=False)
     with pytest.raises(ValueError, match=r"width 0\.6 isn't in this supernet; widths are 0\.5, 1\.0"):
-        make_control(net, inputs(NETS["resnet"][0]), 0.6)
+        make_control(net, torch.zeros(1, *IMAGE), 0.6)
+
+
+def test_a_control_of_a_supernet_with_a_shared_stem_is_refused() -> None:
+    net, x = room_supernet("resnet")[1], inputs(NETS["resnet"][0])
+    with pytest.raises(ValueError, match="give make_supernet shared_stem=False"):
+        make_control(net, x, 0.5)
+
+
+def test_a_control_learns_with_every_channel_of_its_first_layer() -> None:
+    net = make_supernet(make_net("resnet", 10, (3, 8, 8)), torch.zeros(1, 3, 8, 8), WIDTHS, exits=2, shared_stem=False)
+    control = make_control(net, torch.zeros(1, 3, 8, 8), 0.5)
+    control(torch.randn(4, 3, 8, 8))[0].square().sum().backward()
+    first = next(p for p in control.parameters() if p.dim() == 4)
+    assert first.grad is not None and bool(first.grad.flatten(1).abs().sum(1).all())
+
+
+def test_a_subnet_is_plain_enough_for_torch_fx() -> None:
+    net, x = room_supernet("resnet")[1], inputs(NETS["resnet"][0])
+    subnet = net.subnet(0.5, 2)
+    assert torch.equal(torch.fx.symbolic_trace(subnet)(x), subnet(x))
 
 
 def test_gradients_of_a_width_reach_the_channels_in_use_and_no_others() -> None:

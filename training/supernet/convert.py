@@ -62,11 +62,14 @@ def make_control(net: Supernet, example: torch.Tensor, width: float) -> Supernet
     """One width of a supernet as a network of its own, with the final exit alone and a copy of the numbers.
 
     Training it is what the supernet's training is compared with: taken right after conversion, both begin the same.
-    Its own width is 1.0, since nothing narrower is left in it.
+    Its own width is 1.0, since nothing narrower is left in it. `net` has no shared stem: at a narrower width a stem of
+    full width would compute channels that nothing reads, which nobody who trains that width alone would do.
 
     Raises:
-        ValueError: the supernet doesn't have this width.
+        ValueError: the supernet doesn't have this width, or it has a shared stem.
     """
+    if net.plan.stem.share > 0:
+        raise ValueError("a control comes from a supernet without a shared stem; give make_supernet shared_stem=False")
     return make_supernet(net.subnet(width, net.depths), example, (1.0,), exits=1, sort=False)
 
 

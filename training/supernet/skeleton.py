@@ -172,6 +172,15 @@ def _narrowed(graph: fx.Graph, source: fx.Node, axis: int, runs: Ranges) -> fx.N
     return pieces[0] if len(pieces) == 1 else graph.call_function(torch.cat, (pieces, axis))
 
 
+def plain(module: fx.GraphModule) -> fx.GraphModule:
+    """The module with torch's own operations alone, which others' tools can trace."""
+    for node in module.graph.nodes:
+        if node.target is narrowed_view:
+            node.op, node.target = "call_method", "narrow"
+    module.recompile()
+    return module
+
+
 def _by_name(traced: Traced) -> dict[str, fx.Node]:
     return {node.name: node for node in traced.graph.nodes}
 

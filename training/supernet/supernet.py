@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules import batchnorm
 
 from .channels import Channels
 from .cuts import Cut, macs
-from .skeleton import Part, Skeleton, ancestors, build_skeleton, build_stem, take
+from .skeleton import Part, Skeleton, ancestors, build_skeleton, build_stem, plain, take
 from .trace import Traced
 
 
@@ -97,7 +97,7 @@ class Supernet(nn.Module):
         """
         parts = [self._stem, *self._path(width, depth)]
         tensors = [self._tensors_of(part, None if part is self._stem else width) for part in parts]
-        modules = [with_numbers(part, numbers) for part, numbers in zip(parts, tensors, strict=True)]
+        modules = [plain(with_numbers(part, numbers)) for part, numbers in zip(parts, tensors, strict=True)]
         return nn.Sequential(*modules).train(self.training)
 
     def macs(self, width: float, depth: int) -> int:
@@ -170,7 +170,7 @@ def _submodule(module: nn.Module, path: tuple[str, ...]) -> nn.Module:
     return module
 
 
-def with_numbers(part: Part, tensors: dict[str, torch.Tensor]) -> nn.Module:
+def with_numbers(part: Part, tensors: dict[str, torch.Tensor]) -> fx.GraphModule:
     """The part as a module that owns a copy of its tensors."""
     module = copy.deepcopy(part.module)
     for name, value in tensors.items():
