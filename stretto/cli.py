@@ -44,6 +44,7 @@ Point = Annotated[
 ]
 PolicyName = Annotated[str | None, typer.Option(help="deadline, the default, or fixed, which needs --point")]
 Confidence = Annotated[float | None, typer.Option(help="stop at an exit that is this sure, in (0, 1]")]
+Head = Annotated[str, typer.Option(help="classifier of the early exits: conv or linear")]
 Exits = Annotated[str, typer.Option(help="how many, or shares of the MACs, or names of layers (see stretto trace)")]
 
 
@@ -55,7 +56,7 @@ def trace(
     classes: int = 10,
     widths: Widths = "0.25,0.5,0.75,1.0",
     exits: Exits = "4",
-    head: str = "linear",
+    head: Head = "conv",
     json: Json = None,
 ) -> None:
     """What would become of a network: channel groups, what stays at full width and why, where exits can go."""
@@ -78,7 +79,7 @@ def train(
     weights: Annotated[str | None, typer.Option(help="starting weights: .safetensors, .pt or .npz")] = None,
     widths: Widths = "0.25,0.5,0.75,1.0",
     exits: Exits = "4",
-    head: Annotated[str, typer.Option(help="classifier of the early exits: linear or conv")] = "linear",
+    head: Head = "conv",
     size: Annotated[int | None, typer.Option(help="side of the square images, pixels")] = None,
     mean: Annotated[str | None, typer.Option(help="per channel, of pixels in [0, 1]; default: the images' own")] = None,
     std: Annotated[str | None, typer.Option(help="likewise")] = None,
@@ -106,8 +107,9 @@ def train(
     except TypeError as error:  # an option's name, which for a function's caller is a matter of type
         raise ValueError(str(error)) from error
     task = TrainTask(
-        net, data, read_options(option), weights, _numbers(widths), _exits(exits), head, size, batch, augment,
-        _numbers(mean) if mean else None, _numbers(std) if std else None, alone, sort, shared_stem, holdout,
+        net, data, net_options=read_options(option), weights=weights, widths=_numbers(widths), exits=_exits(exits),
+        head=head, size=size, batch=batch, augment=augment, mean=_numbers(mean) if mean else None,
+        std=_numbers(std) if std else None, alone=alone, sort=sort, shared_stem=shared_stem, holdout=holdout,
     )  # fmt: skip
     with show.TrainingBar(out) as bar:
         report = run_training(task, options, out_path, bar.progress, bar.tell)

@@ -18,7 +18,7 @@ from .export import export
 from .fit import FitOptions, Progress, fit
 from .nets import make_net, read_value
 from .supernet import Supernet, make_control, make_plan, make_supernet
-from .supernet.convert import WIDTHS
+from .supernet.convert import HEAD, WIDTHS
 from .weights import load_weights
 
 Tell = Callable[[str, int, int], None]
@@ -47,7 +47,7 @@ class TrainTask:
     weights: str | None = None
     widths: tuple[float, ...] = WIDTHS
     exits: int | tuple[float, ...] | tuple[str, ...] = 4
-    head: str = "linear"
+    head: str = HEAD
     size: int | None = None
     batch: int = 128
     augment: str = "auto"

@@ -155,9 +155,9 @@ def trained(net: nn.Module) -> nn.Module:
 
 
 def settled(model: nn.Module, shape: tuple[int, ...], **how: object) -> Supernet:
-    """A supernet whose narrower widths have norms of their own too."""
+    """A supernet whose exits' and narrower widths' norms aren't fresh either."""
     net = make_supernet(trained(model), torch.zeros(1, *shape), **how)
-    for name, value in net.norms.state_dict().items():
+    for name, value in [*net.norms.state_dict().items(), *net.shared.get_submodule("exits").state_dict().items()]:
         if value.is_floating_point():
             value.mul_(1.1).add_(0.05 * ("mean" in name or "bias" in name))
     return net.eval()

@@ -27,7 +27,7 @@ def small_net(
     layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "drop": nn.Dropout(dropout)}
     layers["head"] = nn.Linear(32, classes)
     model, example = nn.Sequential(OrderedDict(layers)), torch.zeros(1, 1, 6, 6)
-    return make_supernet(model, example, widths, ("relu1", "relu2"), shared_stem=shared_stem)
+    return make_supernet(model, example, widths, ("relu1", "relu2"), "linear", shared_stem=shared_stem)
 
 
 def small_data(samples: int = 48, classes: int = 4) -> TensorDataset:

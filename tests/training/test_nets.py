@@ -100,7 +100,7 @@ def test_mobilenet_shrinks_small_images_less(side, options, expected):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet", {"blocks": 0}, "blocks 0 and base 16 must be 1 or more"),
+        ("resnet", {"blocks": 0}, "blocks 0, base 16 and stride 1 must be 1 or more"),
         ("resnet", {"shortcut": "none"}, "shortcut 'none' isn't known; there are projection, pad"),
         ("mobilenet", {"multiplier": 0}, "multiplier 0 must be above 0"),
         (

@@ -14,6 +14,7 @@ from stretto.training.errors import TraceError
 from stretto.training.nets import make_net
 from stretto.training.supernet import Supernet, make_control, make_supernet
 from stretto.training.supernet.report import trace_report
+from stretto.training.supernet.skeleton import narrowed_view
 from torch import Tensor, nn
 
 from .toy_nets import CLASSES, IMAGE, TOYS, Attention, Residual, conv
@@ -418,6 +419,26 @@ def test_unknown_head_is_refused_with_those_there_are() -> None:
 def test_every_head_gives_each_exit_its_logits(head: str) -> None:
     net = make_supernet(make_net("resnet", CLASSES, IMAGE, blocks=1), torch.zeros(1, *IMAGE), WIDTHS, 3, head)
     assert [tuple(z.shape) for z in net(torch.randn(2, *IMAGE), 0.5)] == [(2, CLASSES)] * 3
+
+
+@pytest.mark.parametrize(("side", "strided"), [(32, 2), (16, 2), (8, 1), (4, 0)])
+def test_a_head_of_convolutions_strides_down_to_four_pixels_and_then_widens(side: int, strided: int) -> None:
+    net = make_supernet(make_net("resnet", CLASSES, (3, side, side)), torch.zeros(1, 3, side, side), exits=(0.2,))
+    layers = [layer for layer in net.shared.get_submodule("exits.1").modules() if isinstance(layer, nn.Conv2d)]
+    assert [(conv.kernel_size[0], conv.stride[0], conv.out_channels) for conv in layers] == [
+        *[(3, 2, 16)] * strided,
+        (1, 1, 64),
+    ]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_a_narrowed_view_is_narrow_and_its_gradient_lies_as_the_tensor_does(axis: int) -> None:
+    x = torch.randn(4, 6, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    view = narrowed_view(x, axis, 1, 2)
+    assert torch.equal(view, x.narrow(axis, 1, 2))
+    (grad,) = torch.autograd.grad(view.square().sum(), x)
+    assert grad.stride() == x.stride()
+    assert torch.equal(grad.narrow(axis, 1, 2), 2 * view) and grad.count_nonzero() == view.numel()
 
 
 def test_an_exit_on_tokens_reads_the_channels_wherever_they_lie() -> None:

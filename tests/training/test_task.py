@@ -96,7 +96,7 @@ def test_trained_control_is_exported_as_one_width_with_one_exit(
     assert (manifest.widths, manifest.depths) == ((1.0,), 1)
     assert [point.macs for point in manifest.points] == [report["points"][0]["macs"]]
     said = {name: manifest.provenance[name] for name in ("alone", "sort", "shared_stem", "holdout", "exits")}
-    assert said == {"alone": 0.5, "sort": True, "shared_stem": True, "holdout": 0.2, "exits": []}
+    assert said == {"alone": 0.5, "sort": True, "shared_stem": False, "holdout": 0.2, "exits": []}
 
 
 def test_export_holds_out_the_images_that_training_held_out(
@@ -128,7 +128,6 @@ def test_trained_supernet_without_a_shared_stem_is_restored_and_exported(tmp_pat
         ({"alone": None}, "alone 0.5 there, None here"),
         ({"alone": 1.0}, "alone 0.5 there, 1.0 here"),
         ({"sort": False}, "sort True there, False here"),
-        ({"shared_stem": False}, "shared_stem True there, False here"),
         ({"holdout": 0.1}, "holdout 0.2 there, 0.1 here"),
         ({"widths": (0.25, 0.5, 1.0)}, r"widths \[0.5, 1.0\] there, \[0.25, 0.5, 1.0\] here"),
     ],

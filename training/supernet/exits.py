@@ -53,7 +53,7 @@ def conv_head(
     module: fx.GraphModule, name: str, node: fx.Node, shape: Sequence[int], axis: int, classes: int
 ) -> fx.Node:
     """Convolutions of its own before the linear layer, since features in the middle of a network aren't made to be
-    classified: 3×3 of stride 2 until the sides are at most `SMALL`, then 1×1 to four times the channels.
+    classified: 3×3 of stride 2, at most two, until the sides are at most `SMALL`, then 1×1 to four times the channels.
 
     On tensors that aren't images it is the same as `linear_head`. Strides as in the classifiers of MSDNet (Huang et
     al., Multi-Scale Dense Networks, ICLR 2018), the widening as in the last layers of MobileNets.
@@ -61,13 +61,13 @@ def conv_head(
     module.add_submodule(name, nn.Module())
     if len(shape) != 4 or axis != 1:
         return _classify(module, name, node, shape, axis, classes)
-    channels, side = shape[1], max(shape[2:])
+    batch, channels, *sides = shape
     for number in range(1, MOST_STRIDES + 1):
-        if side > SMALL:
+        if max(sides) > SMALL:
             node = _convolve(module, f"{name}.{number}", node, nn.Conv2d(channels, channels, 3, 2, 1, bias=False))
-            side = (side + 1) // 2
+            sides = [(side + 1) // 2 for side in sides]
     node = _convolve(module, f"{name}.wide", node, nn.Conv2d(channels, WIDEN * channels, 1, bias=False))
-    return _classify(module, name, node, (shape[0], WIDEN * channels, side, side), axis, classes)
+    return _classify(module, name, node, (batch, WIDEN * channels, *sides), axis, classes)
 
 
 def _convolve(module: fx.GraphModule, name: str, node: fx.Node, conv: nn.Conv2d) -> fx.Node:
