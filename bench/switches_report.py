@@ -71,7 +71,7 @@ def _matched(on: dict[str, Any], off: dict[str, Any]) -> list[tuple[Point, Point
     return [(point, theirs[at]) for at, point in ours.items()]
 
 
-def print_report(report: dict[str, Any]) -> None:
+def print_report(report: dict[str, Any], console: Console) -> None:
     """A line a switch: gains above their standard errors, what time and MACs it takes, and whether it pays."""
     splits = (split.replace(" ", "\n", 1) for split in SPLITS)
     table = Table("switch", *splits, "time\non/off", "MACs\non/off", "pays", padding=(0, 1, 0, 0), box=box.HORIZONTALS,
@@ -79,13 +79,12 @@ def print_report(report: dict[str, Any]) -> None:
     for row in report["switches"]:
         if "gains" in row:
             table.add_row(row["name"].replace("_", "\n", 1), *_cells(row))
-    console = Console(markup=False, emoji=False)
     console.print(table)
     for row in report["switches"]:
         on, off = (", ".join(f"{name} {value}" for name, value in row[way].items()) for way in ("on", "off"))
         line = f"{row['name']}: {on or 'as the base'}, against {off or 'the base'}, {row['base']}"
-        missing = f"; not measured: {row['not_measured']}" if "not_measured" in row else ""
-        console.print(line + missing, highlight=False, soft_wrap=True)
+        missing = f"not measured: {row['not_measured']}" if "not_measured" in row else ""
+        console.print("; ".join(filter(None, (line, missing, row["note"]))), highlight=False, soft_wrap=True)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -13,11 +13,17 @@ RESULTS = Path("bench/results")
 TRAINED = Path("out/train")
 SWITCHED = Path("out/switches")
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
+ReportOnly = Annotated[bool, typer.Option("--report-only", help="train nothing, report what is there")]
 
 
 def _kept(name: str) -> Path | None:
     """Where a benchmark writes unless told: among the repository's results, and nowhere in any other folder."""
     return RESULTS / name if RESULTS.is_dir() else None
+
+
+def _drawn(name: str, folder: Path) -> Path:
+    """Where a benchmark draws unless told: among the repository's pictures, in any other folder beside its files."""
+    return (Path("docs") if Path("docs").is_dir() else folder) / name
 
 
 @bench.command("session")
@@ -71,24 +77,39 @@ def switches(
     weights: Annotated[
         str | None, typer.Option(help="of the pretrained ResNet-20 whose channels are sorted; else that is left out")
     ] = None,
+    photos: Annotated[
+        str | None, typer.Option(help="larger photos, for the switches on a pretrained network; else they are left out")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="a file for each training; goes on from what is there")] = SWITCHED,
     seeds: Annotated[int, typer.Option(help="pairs of each switch; 3 at least say anything")] = 3,
     epochs: Annotated[int | None, typer.Option(help="of the trainings from scratch; default: 2")] = None,
     workers: Annotated[int, typer.Option(help="trainings side by side, each on one thread")] = 2,
     only: Annotated[list[str], typer.Option(help="train for this switch alone; repeatable")] = [],  # noqa: B006
-    report_only: Annotated[bool, typer.Option("--report-only", help="train nothing, report what is there")] = False,
-    json: Json = _kept("switches.json"),
-    picture: Annotated[Path | None, typer.Option(help="default: docs/switches.png, or in the folder")] = None,
+    report_only: ReportOnly = False,
+    json: Annotated[Path | None, typer.Option("--json", help="default: bench/results/switches.json")] = None,
+    picture: Annotated[Path | None, typer.Option(help="default: docs/switches.png")] = None,
 ) -> None:
-    """What each switch of training gains, by small trainings with it on and off; cut off, it goes on."""
+    """What each switch of training gains, by small trainings with it on and off; cut off, it goes on.
+
+    Table and picture are in the folder where there is no bench/results or docs, or where not every switch is measured.
+    """
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
+    from .bench.report import write_json
     from .bench.switches import Setup
     from .bench.switches import run as measure
+    from .bench.switches_report import draw
 
-    place = picture or (Path("docs") if Path("docs").is_dir() else folder) / "switches.png"
+    setup = Setup(data, folder, weights, photos, seeds, epochs)
     with show.WorkBar(show.OUT) as bar:
-        measure(Setup(data, folder, weights, seeds, epochs), only, workers, report_only, json, place, bar.tell)
+        report = measure(setup, only, workers, report_only, bar.tell, show.OUT)
+    table, image = folder / "switches.json", folder / "switches.png"
+    if report["complete"]:
+        table, image = _kept(table.name) or table, _drawn(image.name, folder)
+    else:
+        show.OUT.print(f"not every switch has its seeds (3 at least): unless told, table and picture are in {folder}")
+    write_json(json or table, report)
+    draw(report, picture or image)
 
 
 @bench.command("zoo")

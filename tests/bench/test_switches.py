@@ -2,17 +2,20 @@
 
 import json
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 
 from stretto.bench import switches as module
+from stretto.bench.jobs import JobError
 from stretto.bench.switches import BASES, SWITCHES, Base, Setup, choose, make_report, make_runs, run
 from stretto.bench.switches_report import ALL, compared, draw, estimate, pays, print_report
-from stretto.bench.switches_runs import RunError, run_all
+from stretto.bench.switches_runs import run_all
 from stretto.training.task import TrainTask
 from typer.testing import CliRunner
 
@@ -28,8 +31,16 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     task = TrainTask("resnet", "", {"base": "16", "blocks": "1"}, widths=(0.25, 0.5, 1.0), exits=2, holdout=0.2)
     options = {"epochs": 1, "lr": 0.1, "recalibrate": 2, "autocast": False, "channels_last": False}
     base = Base("tiny", task, options, epoch_s=1)
-    monkeypatch.setattr(module, "BASES", {"scratch": base, "pretrained": replace(base, pretrained=True)})
+    monkeypatch.setattr(module, "BASES", {"scratch": base, "pretrained": replace(base, needs="weights", note="seen")})
     monkeypatch.setattr(module, "SWITCHES", CHOSEN)
+
+
+@pytest.fixture
+def everything(monkeypatch: pytest.MonkeyPatch) -> Setup:
+    """A setup that names all that any base needs; the packaged weights needn't be installed."""
+    photos = replace(BASES["photos"], start=lambda: Path("packages/lite0.pth"))
+    monkeypatch.setattr(module, "BASES", BASES | {"photos": photos})
+    return Setup("cifar10.zip", Path("out"), weights="net.npz", photos="clothing.zip")
 
 
 def result(accuracies: list[float], seconds: float = 2.0, macs: int = 100) -> dict[str, Any]:
@@ -87,10 +98,10 @@ def test_runs_of_different_points_are_refused() -> None:
         compared({0: (off | {"points": off["points"][1:]}, off)})
 
 
-def test_runs_are_seed_after_seed_and_share_the_base() -> None:
-    runs = make_runs(Setup("cifar10.zip", Path("out"), weights="net.npz"), SWITCHES)
-    assert len({made.name for made in runs}) == len(runs) == 3 * (8 + 2)
-    assert [made.options.seed for made in runs] == [0] * 10 + [1] * 10 + [2] * 10
+def test_runs_are_seed_after_seed_and_share_the_base(everything: Setup) -> None:
+    runs = make_runs(everything, SWITCHES)
+    assert len({made.name for made in runs}) == len(runs) == 3 * (8 + 2 + 6)
+    assert [made.options.seed for made in runs] == [0] * 16 + [1] * 16 + [2] * 16
     plain = next(made for made in runs if made.name == "scratch_plain_seed1")
     switched = next(made for made in runs if made.name == "scratch_sandwich_on_seed1")
     assert switched.task == plain.task
@@ -98,18 +109,24 @@ def test_runs_are_seed_after_seed_and_share_the_base() -> None:
 
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: switch.name)
-def test_a_switch_changes_its_base_and_only_in_what_it_names(switch: module.Switch) -> None:
-    setup = Setup("cifar10.zip", Path("out"), weights="net.npz")
-    on, off = (setup.run(switch, way, 0).settings() for way in (True, False))
+def test_a_switch_changes_its_base_and_only_in_what_it_names(switch: module.Switch, everything: Setup) -> None:
+    on, off = (everything.run(switch, way, 0).settings() for way in (True, False))
     named = set(switch.on | switch.off)
     differing = {name for name in on if on[name] != off[name]}
     assert differing == named or {name for name in on["loss"] if on["loss"][name] != off["loss"][name]} == named
 
 
-def test_epochs_are_of_the_runs_from_scratch_alone() -> None:
-    setup = Setup("cifar10.zip", Path("out"), weights="net.npz", epochs=7)
-    epochs = {made.task.weights: made.options.epochs for made in make_runs(setup, SWITCHES)}
-    assert epochs == {None: 7, "net.npz": BASES["pretrained"].options["epochs"]}
+def test_epochs_are_of_the_runs_from_scratch_alone(everything: Setup) -> None:
+    runs = make_runs(replace(everything, epochs=7), SWITCHES)
+    epochs = {made.task.weights: made.options.epochs for made in runs}
+    assert epochs == {None: 7, "net.npz": 1, "packages/lite0.pth": 3}
+
+
+def test_every_base_is_trained_on_its_own_data(everything: Setup) -> None:
+    data = {(made.task.data, made.task.weights) for made in make_runs(everything, SWITCHES)}
+    assert data == {("cifar10.zip", None), ("cifar10.zip", "net.npz"), ("clothing.zip", "packages/lite0.pth")}
+    without = {made.task.data for made in make_runs(replace(everything, photos=None), SWITCHES)}
+    assert without == {"cifar10.zip"}
 
 
 def test_settings_name_files_without_their_folders() -> None:
@@ -123,9 +140,7 @@ def test_unknown_switch_is_refused_with_the_nearest() -> None:
         choose(["sandwhich"])
 
 
-def test_report_takes_the_seeds_that_have_both_runs(
-    tmp_path: Path, tiny: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_report_takes_the_seeds_that_have_both_runs(tmp_path: Path, tiny: None) -> None:
     setup = Setup("digits", tmp_path)
     keep(setup, 0.6, seeds=2)
     (tmp_path / "scratch_shared_stem_off_seed1.json").unlink()
@@ -133,30 +148,35 @@ def test_report_takes_the_seeds_that_have_both_runs(
     sandwich, stem, sort = report["switches"]
     assert (sandwich["seeds"], stem["seeds"]) == ([0, 1], [0])
     assert sandwich["gains"][ALL]["mean"] == pytest.approx(10)
-    assert sort["not_measured"] == "starts from pretrained weights; give --weights"
-    print_report(report)
-    printed = capsys.readouterr().out
+    assert sort["not_measured"] == "needs --weights"
+    console = Console(file=StringIO(), markup=False)
+    print_report(report, console)
+    printed = console.file.getvalue()
     assert "+10.00" in printed and "sandwich: sandwich 1, against the base, scratch\n" in printed
-    assert "not measured: starts from pretrained weights; give --weights" in printed
+    assert "pretrained; not measured: needs --weights; seen\n" in printed
     draw(report, tmp_path / "deep" / "switches.png")
     assert (tmp_path / "deep" / "switches.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_report_without_results_says_so(tmp_path: Path, tiny: None) -> None:
-    with pytest.raises(RunError, match="none of the 9 runs has a result there; leave out --report-only"):
+    with pytest.raises(JobError, match="none of the 9 runs has a result there; leave out --report-only"):
         run(Setup("digits", tmp_path), report_only=True)
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ('{"settings": {"net": "mobilenet"}}', "of another training: net is 'mobilenet' there, 'resnet' here"),
-        ("{", "no record of a training .*; delete it"),
+        (
+            {"settings": {"net": "mobilenet"}, "points": [], "seconds": 1, "machine": {}},
+            "of another training: net is 'mobilenet' there, 'resnet' here",
+        ),
+        ({}, "no record of a training .*; delete it"),
+        ({"settings": {}, "points": []}, "no record of a training .*seconds.*; delete it"),
     ],
 )
-def test_results_of_other_settings_are_refused(tmp_path: Path, tiny: None, record: str, message: str) -> None:
-    (tmp_path / "scratch_plain_seed0.json").write_text(record)
-    with pytest.raises(RunError, match=message):
+def test_results_of_other_settings_are_refused(tmp_path: Path, tiny: None, record: Any, message: str) -> None:
+    (tmp_path / "scratch_plain_seed0.json").write_text(json.dumps(record))
+    with pytest.raises(JobError, match=message):
         run_all(make_runs(Setup("digits", tmp_path), CHOSEN), 1, lambda *told: None)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -169,8 +189,31 @@ def test_none_at_all_is_refused(tmp_path: Path, tiny: None, name: str) -> None:
 
 
 def test_a_failing_training_is_named_with_its_error(tmp_path: Path, tiny: None) -> None:
-    with pytest.raises(RunError, match=r"scratch_plain_seed0: ValueError: .*nowhere\.npz: no such file"):
+    with pytest.raises(JobError, match=r"scratch_plain_seed0: ValueError: .*nowhere\.npz: no such file"):
         run_all(make_runs(Setup(str(tmp_path / "nowhere.npz"), tmp_path), CHOSEN), 1, lambda *told: None)
+
+
+def test_default_places_are_written_only_where_all_is_measured(
+    tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results, docs, folder = tmp_path / "bench" / "results", tmp_path / "docs", tmp_path / "out" / "switches"
+    results.mkdir(parents=True)
+    docs.mkdir()
+    setup = Setup("digits", folder)
+    keep(setup, 0.6, seeds=3)
+    left_out = folder / "scratch_sandwich_on_seed2.json"
+    last = left_out.read_text()
+    left_out.unlink()
+    words = ["bench", "switches", "--data", "digits", "--report-only"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "not every switch has its seeds" in done.stdout
+    assert (folder / "switches.json").exists() and (folder / "switches.png").exists()
+    assert [*results.iterdir(), *docs.iterdir()] == []
+    left_out.write_text(last)
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "not every" not in done.stdout
+    assert (results / "switches.json").exists() and (docs / "switches.png").exists()
 
 
 def test_command_trains_what_is_missing_and_reports(
@@ -181,7 +224,7 @@ def test_command_trains_what_is_missing_and_reports(
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "sandwich: sandwich 1, against the base" in done.stdout
     folder = tmp_path / "out" / "switches"
-    records = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    records = {path.name: path.stat().st_mtime_ns for path in folder.glob("*_seed*.json")}
     assert len(records) == 6 and (folder / "switches.png").exists() and not list(folder.glob("*.pt"))
     report = json.loads((tmp_path / "switches.json").read_text())
     assert [row.get("pays", "") for row in report["switches"]] == [None, None, ""]
@@ -189,7 +232,7 @@ def test_command_trains_what_is_missing_and_reports(
 
     (folder / "scratch_sandwich_on_seed1.json").unlink()
     CliRunner().invoke(app, words, catch_exceptions=False)
-    again = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    again = {path.name: path.stat().st_mtime_ns for path in folder.glob("*_seed*.json")}
     assert [name for name in records if again[name] != records[name]] == ["scratch_sandwich_on_seed1.json"]
     repeated = json.loads((tmp_path / "switches.json").read_text())
     assert [row.get("gains") for row in repeated["switches"]] == [row.get("gains") for row in report["switches"]]
