@@ -140,7 +140,7 @@ class Setup:
             rest["epochs"] = self.epochs
         return replace(base.task, **self._files(base), **task), fit_options(**base.options | rest, seed=seed)
 
-    def _files(self, base: Base) -> dict[str, str | None]:
+    def _files(self, base: Base) -> Changes:
         """Data and starting weights of a base's trainings."""
         if base.needs == "photos":
             return {"data": self.photos, "weights": str(base.start()) if base.start else None}
