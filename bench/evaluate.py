@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..policies.deadline import Deadline
 from ..policies.situation import OperatingPoint
 from ..runtime.answer import Answer
 from ..runtime.bundle import Bundle
 from ..runtime.session import Session, load
-from ..training.data import load_data_as
+from ..training.data import CALIBRATION, load_data_as
 from ..training.evaluate import accuracy, point_logits
 
 Tell = Callable[[str, int, int], None]
@@ -28,26 +29,44 @@ def evaluate_bundle(
     Latencies of the points are the profile's, from where the session found one; see `stretto profile`.
     """
     opened = Bundle.open(path)
-    data = load_data_as(data_path, opened.manifest.input.shape, lambda done, total: tell("reading", done, total))
-    pixels = np.concatenate([data.split(name).x for name in splits])
-    labels = np.concatenate([data.split(name).y for name in splits])
-    batches = (
-        (opened.manifest.input.prepare(pixels[i : i + BATCH]), labels[i : i + BATCH])
-        for i in range(0, len(pixels), BATCH)
-    )
-    logits, _ = point_logits(
-        opened, batches, threads=threads, progress=lambda done: tell("evaluating", done, len(labels))
-    )
+    data, pixels, labels = read_splits(opened, data_path, splits, tell)
+    logits = logits_on(opened, pixels, labels, threads, lambda done: tell("evaluating", done, len(labels)))
     with load(path, threads=threads, policy=Deadline(confidence=confidence)) as session:
         return {
             "bundle": path.name,
-            "data": data.name,
+            "data": data,
             "splits": list(splits),
             "samples": len(labels),
             "profile": session.profile.source,
             "points": [_point(session, point, accuracy(logits[point], labels)) for point in session.points],
             "adaptive": _adaptive(session, pixels, labels, confidence, tell),
         }
+
+
+def read_splits(
+    bundle: Bundle, data_path: str, splits: tuple[str, ...], tell: Tell
+) -> tuple[str, NDArray[np.uint8], NDArray[np.int64]]:
+    """The data's name, and all images and labels of the splits, as the bundle takes them.
+
+    As much is held out of train as the bundle's training held out, so that "calibration" is what it never saw.
+    """
+    shape, holdout = bundle.manifest.input.shape, bundle.manifest.provenance.get("holdout", CALIBRATION)
+    data = load_data_as(data_path, shape, lambda done, total: tell("reading", done, total), calibration=holdout)
+    chosen = [data.split(name) for name in splits]
+    return data.name, np.concatenate([split.x for split in chosen]), np.concatenate([split.y for split in chosen])
+
+
+def logits_on(
+    bundle: Bundle,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> dict[OperatingPoint, NDArray[np.float32]]:
+    """Every point's logits, (samples, classes), for images that `read_splits` gave."""
+    prepare, starts = bundle.manifest.input.prepare, range(0, len(pixels), BATCH)
+    batches = ((prepare(pixels[i : i + BATCH]), labels[i : i + BATCH]) for i in starts)
+    return point_logits(bundle, batches, threads=threads, progress=progress)[0]
 
 
 def _point(session: Session, point: OperatingPoint, right: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -166,8 +167,8 @@ def _do(work: Work, item: Item, pipe: Connection) -> None:
     except (BrokenPipeError, ConnectionResetError):
         raise
     except Exception as error:
+        traceback.print_exc()  # first, as the parent ends this process on being told
         pipe.send(("failed", f"{type(error).__name__}: {error}"))
-        raise
 
 
 @contextmanager

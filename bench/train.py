@@ -8,12 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
+from .jobs import JobError, Record
 from .references import Reference
 from .report import machine, print_rows, write_json
-from .train_jobs import SUPERNET, Job, JobBars, JobError, make_jobs, run_jobs
+from .train_jobs import SUPERNET, Job, JobBars, make_jobs, run_jobs
 from .train_picture import draw
-from .train_points import MeasuredPoint, measure_points
-from .train_report import History, make_rows
+from .train_points import MeasuredPoint, measure_committed, measure_points
+from .train_report import make_rows
 from .train_statistics import unbeaten
 
 MODEL_BYTES_MAX = 10_000_000  # of a bundle in the repository
@@ -21,35 +22,35 @@ ROUNDS = 40
 Tell = Callable[[str, int, int], None]
 
 
-def train(
-    reference: Reference,
-    data: str,
-    folder: Path,
-    workers: int = 2,
-    only: str | None = None,
-    console: Console | None = None,
-) -> list[Job]:
-    """Trains and exports what isn't there yet under `folder`/the reference's name; returns the jobs.
+def plan(reference: Reference, data: str, folder: Path, workers: int = 2) -> list[Job]:
+    """The jobs under `folder`/the reference's name, none of them begun.
 
     Args:
-        workers: 2 trains the supernet beside the controls, each process with half of the cores, so that what disturbs
-            the machine disturbs both; 1 trains one after the other with all cores.
-        only: name of the one job to run.
+        workers: 2 trains the supernet beside the controls, each lane with half of the cores, so that what disturbs the
+            machine disturbs both for as long as both lanes run; the rest of the longer lane runs alone, still with
+            half of the cores. 1 trains one after the other with all cores.
 
     Raises:
-        ValueError: `workers` is neither, or there is no such job.
-        JobError: a job failed, or the folder has trainings by other settings.
+        ValueError: `workers` is neither.
     """
     if workers not in (1, 2):
         raise ValueError(f"workers {workers}: 1 trains one after the other, 2 the supernet beside the controls")
-    jobs = make_jobs(reference, data, folder, threads=max(1, machine()["cores"] // workers))
+    return make_jobs(reference, data, folder, threads=max(1, machine()["cores"] // workers))
+
+
+def train(jobs: list[Job], workers: int = 2, only: str | None = None, console: Console | None = None) -> None:
+    """Trains and exports what isn't there yet; `only`: the name of the one job to do.
+
+    Raises:
+        ValueError: there is no such job.
+        JobError: a job failed, or the folder has trainings by other settings.
+    """
     chosen = [job for job in jobs if only in (None, job.name)]
     if not chosen:
         raise ValueError(f"no job '{only}'; there are {', '.join(job.name for job in jobs)}")
     lanes = [chosen] if workers == 1 else [chosen[:1], chosen[1:]]
     with JobBars(console or Console()) as bars:
         run_jobs(lanes, bars.show)
-    return jobs
 
 
 def report(
@@ -59,22 +60,28 @@ def report(
     json: Path,
     picture: Path,
     tell: Tell = lambda what, done, total: None,
+    workers: int = 2,
+    model: Path | None = None,
     rounds: int = ROUNDS,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Measures what the jobs made, prints a table, writes JSON and a picture."""
-    facts = machine()
+    """Measures what the jobs made, prints a table, writes JSON and a picture; `model`: the committed bundle, if any.
+
+    Raises:
+        JobError: a job isn't trained and exported yet.
+    """
+    facts, records = machine(), {job.name: job.finished() for job in jobs}
     points = measure_points(jobs, data, rounds, tell)
-    histories = {job.name: _history(job) for job in jobs}
-    rows = make_rows(reference, points, histories)
+    committed = None if model is None else measure_committed(model, jobs[0], data, tell)
+    rows = make_rows(reference, points, records, committed)
     print_rows(console or Console(), rows, f"bench train {reference.name}: {reference.title}")
     result = {
         "bench": "train",
         "machine": facts,
-        "command": f"stretto bench train {reference.name} --data {Path(data).name}",
-        "reference": _described(reference, jobs[0]),
+        "command": f"stretto bench train {reference.name} --data {Path(data).name} --workers {workers}",
+        "reference": _described(reference, records[SUPERNET]),
         "rows": [row.to_json() for row in rows],
-        "jobs": [_job(job, histories[job.name]) for job in jobs],
+        "jobs": [_job(job, records[job.name]) for job in jobs],
         "points": _listed(points),
     }
     write_json(json, result)
@@ -101,27 +108,22 @@ def copy_model(jobs: list[Job], path: Path) -> None:
     temporary.replace(path)
 
 
-def _history(job: Job) -> History:
-    history = job.history()
-    if history is None:
-        raise JobError(f"{job.name} isn't trained to its end; run it first")
-    return history
-
-
-def _described(reference: Reference, supernet: Job) -> dict[str, Any]:
+def _described(reference: Reference, supernet: Record) -> dict[str, Any]:
     """What made the networks: enough to make them again."""
     made = {"name": reference.name, "title": reference.title, "splits": reference.splits, "weights": reference.weights}
-    return made | supernet.settings() | {"goals": asdict(reference.goals)}
+    return made | supernet["settings"] | {"goals": asdict(reference.goals)}
 
 
-def _job(job: Job, history: History) -> dict[str, Any]:
+def _job(job: Job, record: Record) -> dict[str, Any]:
     return {
         "job": job.name,
         "width": job.width,
-        "threads": job.threads,
-        "train_s": sum(epoch["seconds"] for epoch in history),
+        "threads": record["settings"]["threads"],
+        "machine": record.get("machine"),
+        "stretto": record.get("stretto"),
+        "train_s": sum(epoch["seconds"] for epoch in record["history"]),
         "bundle_bytes": job.bundle.stat().st_size,
-        "history": history,
+        "history": record["history"],
     }
 
 

@@ -1,33 +1,33 @@
-"""A supernet's training and its controls', each in a process of its own, cut off and gone on with at any moment."""
+"""A supernet's training and its controls', each with its bundle, cut off and gone on with at any moment."""
 
-import json
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from ..runtime.bundle import Bundle
-from ..runtime.errors import StrettoError
 from ..training.fit import FitOptions, Progress
 from ..training.task import TrainTask, export_checkpoint, run_training
+from .jobs import (
+    JobError,
+    Record,
+    Send,
+    check_settings,
+    do_all,
+    plain_settings,
+    read_record,
+    remove_leftovers,
+    write_record,
+)
 from .references import Reference
-from .report import write_json
 
 SUPERNET = "supernet"
 Message = Progress | tuple[str, int, int]  # of training; or what else is being done, how much of it, of how much
-
-
-class JobError(StrettoError):
-    """A training can't go on; names the job, and what happened or what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,51 +61,82 @@ class Job:
         """The settings, and once training is over, its history."""
         return self.folder / f"{self.name}.json"
 
-    def settings(self) -> dict[str, Any]:
-        """All that the training depends on, as JSON has it; of paths only the names, as files may be moved."""
-        task = asdict(self.task)
-        named = {key: task[key] and Path(task[key]).name for key in ("data", "weights")}
-        settings = {"task": task | named, "options": asdict(self.options), "threads": self.threads}
-        plain: dict[str, Any] = json.loads(json.dumps(settings))
-        return plain
+    def settings(self) -> Record:
+        """All that the training depends on, as `plain_settings` has it."""
+        task, options = plain_settings(self.task, self.options)
+        return {"task": task, "options": options, "threads": self.threads}
 
-    def history(self) -> list[dict[str, float]] | None:
-        """Every epoch of a training that is over; None while it isn't."""
-        history: list[dict[str, float]] | None = _read(self.record)["history"] if self.record.exists() else None
-        return history
+    def read(self) -> Record | None:
+        """The record, its `history` None while training isn't over; None where there is no record.
+
+        Raises:
+            JobError: it can't be read, or is of other settings; of what is trained already, other threads are none.
+        """
+        record = read_record(self.record, "history")
+        if record is not None:
+            ours, theirs = self.settings(), record["settings"]
+            if record["history"] is not None:
+                ours["threads"] = theirs.get("threads")
+            check_settings(self.record, ours, theirs)
+        return record
+
+    def trained(self) -> bool:
+        """Whether its training is over."""
+        record = self.read()
+        return record is not None and record["history"] is not None
+
+    def exported(self) -> bool:
+        """Whether the bundle is of this checkpoint, where that is still there, and stored as asked."""
+        if not self.bundle.exists():
+            return False
+        if self.checkpoint.exists() and self.bundle.stat().st_mtime < self.checkpoint.stat().st_mtime:
+            return False
+        said = Bundle.open(self.bundle).manifest.provenance
+        return (said.get("weights"), said.get("splits")) == (self.weights, list(self.splits))
+
+    def finished(self) -> Record:
+        """The record of a job with nothing left to do.
+
+        Raises:
+            JobError: it isn't trained to its end, or has no bundle as it is asked for.
+        """
+        record = self.read()
+        if record is None or record["history"] is None or not self.exported():
+            raise JobError(f"{self.folder}: {self.name} isn't trained and exported yet; leave out --report-only")
+        return record
+
+    def begin(self) -> bool:
+        """Makes folder and record; whether there is something to do.
+
+        Raises:
+            JobError: there is a training in the folder already, by other settings, or what it left is gone.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.trained():
+            remove_leftovers(self.checkpoint)
+            self.keep(None)
+            return True
+        if self.exported():
+            return False
+        if not self.checkpoint.exists():
+            raise JobError(
+                f"{self.record}: trained, but {self.checkpoint.name} isn't there to make {self.bundle.name} of, as "
+                f"{self.weights} and measured on {', '.join(self.splits)}; put one of the two there, or delete the "
+                "record to train again"
+            )
+        return True
 
     def keep(self, history: list[dict[str, float]] | None) -> None:
         """Writes the record."""
-        write_json(self.record, {"settings": self.settings(), "history": history})
-
-    def exported(self) -> bool:
-        """Whether the bundle is of this checkpoint and stored as asked."""
-        if not self.bundle.exists() or self.bundle.stat().st_mtime < self.checkpoint.stat().st_mtime:
-            return False
-        said = Bundle.open(self.bundle).manifest.provenance
-        return (said["weights"], said["splits"]) == (self.weights, list(self.splits))
-
-    def begin(self) -> None:
-        """Makes folder and record.
-
-        Raises:
-            JobError: there is a training in the folder already, by other settings.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.record.exists():
-            self.keep(None)
-            return
-        ours, theirs = _flat(self.settings()), _flat(_read(self.record)["settings"])
-        differing = [f"{k} is {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in ours | theirs
-                     if theirs.get(k) != ours.get(k)]  # fmt: skip
-        if differing:
-            raise JobError(f"{self.record}: of another training: {'; '.join(differing)}; use another --folder")
+        write_record(self.record, self.settings(), history=history)
 
 
 def make_jobs(reference: Reference, data: str, folder: Path, threads: int) -> list[Job]:
     """The supernet's job and one for each width's control, the widest first, since it tells most about the recipe."""
     task, options = reference.on(data), reference.options
     rest = (reference.splits, reference.weights, folder / reference.name, threads)
+    # Training leaves these options out itself; here it is for the record, so that a control which is trained needn't
+    # be again where the recipe changes in what is between widths or exits alone.
     of_one = replace(options, loss=options.loss.of_one())
     controls = [
         Job(f"width-{width:g}", width, replace(task, alone=width), of_one, *rest)
@@ -115,65 +146,18 @@ def make_jobs(reference: Reference, data: str, folder: Path, threads: int) -> li
 
 
 def run_jobs(lanes: Sequence[Sequence[Job]], on_message: Callable[[Job, Message], None]) -> None:
-    """Lanes side by side, the jobs of one lane after the other; what is done already is skipped.
+    """Lanes side by side, each a process; the jobs of one lane after the other; what is done already is skipped.
 
-    Whatever is running when this is left, by an error or Ctrl-C, is ended; the next call goes on from its last epoch.
+    Whatever is running when this is left is ended, as `do_all` does; the next call goes on from its last epoch.
 
     Raises:
-        JobError: a job's process failed, or its folder has the training of other settings.
+        JobError: a job failed, or its folder has the training of other settings.
     """
-    for job in (job for lane in lanes for job in lane):
-        job.begin()
-    running: dict[Connection, _Running] = {}
-    try:
-        for lane in lanes:
-            _start_next(deque(lane), running)
-        while running:
-            for pipe in wait(list(running)):
-                _listen(cast(Connection, pipe), running, on_message)
-    finally:
-        for one in running.values():
-            one.process.terminate()
-            one.process.join()
+    do_all([deque(job for job in lane if job.begin()) for lane in lanes], _work, on_message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    job: Job
-    process: BaseProcess
-    after: deque[Job]
-
-
-def _start_next(lane: deque[Job], running: dict[Connection, _Running]) -> None:
-    """Starts the first job of a lane that there is something to do in."""
-    while lane:
-        job = lane.popleft()
-        if job.history() is None or not job.exported():
-            context = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(job, theirs), name=job.name, daemon=True)
-            process.start()
-            theirs.close()  # so that the pipe ends when the process does
-            running[ours] = _Running(job, process, lane)
-            return
-
-
-def _listen(pipe: Connection, running: dict[Connection, _Running], on_message: Callable[[Job, Message], None]) -> None:
-    """Passes on what a process told, or starts the next one where it ended."""
-    try:
-        on_message(running[pipe].job, pipe.recv())
-    except EOFError:
-        one = running.pop(pipe)
-        one.process.join()
-        if one.process.exitcode:
-            raise JobError(
-                f"{one.job.name} failed with exit code {one.process.exitcode}; {one.job.log} says why"
-            ) from None
-        _start_next(one.after, running)
-
-
-def _work(job: Job, pipe: Connection) -> None:
-    """What a job's process does. If nobody listens any more, the next message ends it."""
+def _work(job: Job, send: Send) -> None:
+    """What a lane's process does with a job."""
     import torch
 
     with job.log.open("a") as log:
@@ -182,10 +166,10 @@ def _work(job: Job, pipe: Connection) -> None:
     torch.set_num_threads(job.threads)
 
     def tell(what: str, done: int, total: int) -> None:
-        pipe.send((what, done, total))
+        send((what, done, total))
 
-    if job.history() is None:
-        job.keep(run_training(job.task, job.options, job.checkpoint, pipe.send, tell)["history"])
+    if not job.trained():
+        job.keep(run_training(job.task, job.options, job.checkpoint, send, tell)["history"])
     export_checkpoint(
         job.checkpoint, job.bundle, job.task.data, weights=job.weights, splits=job.splits, tell=tell
     )  # fmt: skip
@@ -222,19 +206,3 @@ class JobBars:
 def _line(now: Progress) -> str:
     left = f"{now.left_s // 60:.0f}:{now.left_s % 60:02.0f} left"
     return f"epoch {now.epoch}/{now.epochs}  loss {now.loss:.3f}  accuracy {now.accuracy:.2%}  {left}"
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(record.read_text())
-    except ValueError as error:
-        raise JobError(f"{record}: can't be read ({error}); delete it, training goes on from its checkpoint") from error
-    return content
-
-
-def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings with their places as names, such as options.loss.sandwich."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
-    return flat

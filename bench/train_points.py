@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,13 @@ from ..policies.situation import OperatingPoint
 from ..runtime.bundle import Bundle
 from ..runtime.engines import make_engine
 from ..runtime.manifest import PointRecord
-from ..training.data import load_data_as
-from ..training.evaluate import point_logits
+from ..training.evaluate import accuracy
+from .evaluate import logits_on, read_splits
 from .report import FloatArray, interleaved
 from .train_jobs import Job
 
 Tell = Callable[[str, int, int], None]
 Key = tuple[str, OperatingPoint]  # a job's name and a point of its bundle
-BATCH = 128
 CALLS = 5  # of a point in each round
 
 
@@ -63,6 +63,28 @@ class MeasuredPoint:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A supernet's bundle as the repository has it.
+
+    off_points: how far its own accuracies are off at most. measured: whether it is the job's bundle.
+    """
+
+    path: Path
+    sha256: str
+    off_points: float
+    measured: bool
+
+
+def measure_committed(path: Path, job: Job, data: str, tell: Tell) -> Committed:
+    """Answers the job's test by that file, as `stretto eval` does, and compares with what the file says."""
+    bundle = Bundle.open(path)
+    _, pixels, labels = read_splits(bundle, data, job.splits, tell)
+    logits = logits_on(bundle, pixels, labels, progress=lambda done: tell("committed", done, len(labels)))
+    off = max(abs(accuracy(z, labels) - bundle.point(*point).accuracy) for point, z in logits.items())
+    return Committed(path, bundle.sha256, 100 * off, bundle.sha256 == Bundle.open(job.bundle).sha256)
+
+
 def measure_points(jobs: Sequence[Job], data: str, rounds: int, tell: Tell) -> list[MeasuredPoint]:
     """All points of all jobs' bundles, answered and timed by the compiled graphs; `data`: as `load_data` takes it."""
     bundles = {job.name: Bundle.open(job.bundle) for job in jobs}
@@ -87,16 +109,10 @@ def _right_answers(
     jobs: Sequence[Job], bundles: Mapping[str, Bundle], data: str, tell: Tell
 ) -> dict[Key, NDArray[np.bool_]]:
     """(samples,) of every point, over the splits in their order."""
-    shape = bundles[jobs[0].name].manifest.input.shape
-    loaded = load_data_as(data, shape, lambda done, total: tell("reading", done, total))
-    pixels = np.concatenate([loaded.split(name).x for name in jobs[0].splits])
-    labels = np.concatenate([loaded.split(name).y for name in jobs[0].splits])
+    _, pixels, labels = read_splits(bundles[jobs[0].name], data, jobs[0].splits, tell)
     right: dict[Key, NDArray[np.bool_]] = {}
     for done, (name, bundle) in enumerate(bundles.items(), start=1):
-        prepare = bundle.manifest.input.prepare
-        starts = range(0, len(pixels), BATCH)
-        batches = ((prepare(pixels[i : i + BATCH]), labels[i : i + BATCH]) for i in starts)
-        logits, _ = point_logits(bundle, batches)
+        logits = logits_on(bundle, pixels, labels)
         right |= {(name, point): z.argmax(axis=1) == labels for point, z in logits.items()}
         tell("evaluating", done, len(bundles))
     return right

@@ -5,17 +5,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .jobs import Record
 from .references import Reference
-from .report import Row, spread
+from .report import Row
 from .train_jobs import SUPERNET
-from .train_points import MeasuredPoint
-from .train_statistics import FloatArray, interval, mean_accuracy, resample, shared_stretch
+from .train_points import Committed, MeasuredPoint
+from .train_statistics import (
+    FloatArray,
+    cross_fitted,
+    halves,
+    interval,
+    resample,
+    resampled_ratio,
+    shared_stretch,
+)
 
-History = list[dict[str, float]]
 MANIFEST_POINTS_MAX = 0.1  # between a bundle's own accuracies and those measured here
+NEAR = 0.08  # an exit's share of the MACs may be this far from the share that a goal names
+TIME_NOTE = (
+    "{controls} controls; the interval resamples epochs; with two workers joint training and controls run beside each "
+    "other only until one side is done, the other's rest alone"
+)
 CURVE_NOTE = (
-    "accuracy(t) = the best accuracy of a point whose median time is at most t; its mean from the slower of the two "
-    "sides' fastest points to the slower of their slowest; the interval resamples the test, times stay the medians"
+    "accuracy(t) = of the best point whose median time is at most t, which is chosen by one half of the test's samples "
+    "and scored on the other, both ways; its mean from the slower of the two sides' fastest points to the slower of "
+    "their slowest; the interval resamples each half, times stay the medians"
 )
 
 
@@ -27,16 +41,21 @@ class Column:
     resampled: FloatArray
 
 
-def make_rows(reference: Reference, points: Sequence[MeasuredPoint], histories: dict[str, History]) -> list[Row]:
-    """All figures; `histories`: by the jobs' names."""
+def make_rows(
+    reference: Reference,
+    points: Sequence[MeasuredPoint],
+    records: dict[str, Record],
+    committed: Committed | None = None,
+) -> list[Row]:
+    """All figures; `records`: of the trainings, by the jobs' names; `committed`: the bundle in the repository."""
     resampled = resample(np.stack([point.right for point in points], axis=1))
     columns = [Column(point, resampled[:, i]) for i, point in enumerate(points)]
     return [
         *_width_rows(reference, columns),
         *_exit_rows(reference, columns),
-        *_time_rows(reference, histories),
-        _curve_row(reference, columns),
-        _manifest_row(reference, points),
+        *_time_rows(reference, records),
+        _curve_row(reference, points),
+        _manifest_row(reference, points, committed),
     ]
 
 
@@ -77,15 +96,36 @@ def _gain_row(reference: Reference, ours: Column, control: Column, at_least: flo
 
 
 def _exit_rows(reference: Reference, columns: Sequence[Column]) -> list[Row]:
-    """Each early exit of the full width: the share that it keeps of the final exit's accuracy."""
+    """Each early exit of the full width: the share that it keeps of the final accuracy; then goals without an exit."""
     line = sorted((c for c in _of_supernet(columns) if c.point.width == 1), key=lambda c: c.point.depth)
     *early, final = line
     shares = [column.point.record.macs / final.point.record.macs for column in early]
-    goals: dict[int, float] = {}
-    for asked, kept in reference.goals.exits if early else ():
-        nearest = int(np.argmin(np.abs(np.array(shares) - asked)))
-        goals[nearest] = max(kept, goals.get(nearest, 0.0))
-    return [_exit_row(reference, column, final, goals.get(i), shares[i]) for i, column in enumerate(early)]
+    served = nearest_exits([asked for asked, _ in reference.goals.exits], shares)
+    goals = {exit_: reference.goals.exits[goal][1] for goal, exit_ in served.items()}
+    return [
+        *(_exit_row(reference, column, final, goals.get(i), shares[i]) for i, column in enumerate(early)),
+        *(_absent_row(reference, asked, kept, shares)
+          for goal, (asked, kept) in enumerate(reference.goals.exits) if goal not in served),
+    ]  # fmt: skip
+
+
+def nearest_exits(asked: Sequence[float], shares: Sequence[float]) -> dict[int, int]:
+    """Which exit serves which goal, by their numbers: the nearest pair first, within `NEAR`, an exit only one goal."""
+    pairs = sorted((abs(a - share), goal, i) for goal, a in enumerate(asked) for i, share in enumerate(shares))
+    served: dict[int, int] = {}
+    for distance, goal, exit_ in pairs:
+        if distance <= NEAR and goal not in served and exit_ not in served.values():
+            served[goal] = exit_
+    return served
+
+
+def _absent_row(reference: Reference, asked: float, kept: float, shares: Sequence[float]) -> Row:
+    """A goal that no exit is there for, and so isn't met."""
+    return Row(
+        f"exit at {asked:.0%} of the full width's MACs, share kept of its final accuracy", reference.name, 0.0, "",
+        at_least=kept, control={"shares of the MACs": list(shares)},
+        note=f"no exit within {NEAR:.0%} of the MACs that serves no other goal",
+    )  # fmt: skip
 
 
 def _exit_row(reference: Reference, ours: Column, final: Column, at_least: float | None, share: float) -> Row:
@@ -98,28 +138,44 @@ def _exit_row(reference: Reference, ours: Column, final: Column, at_least: float
     )  # fmt: skip
 
 
-def _time_rows(reference: Reference, histories: dict[str, History]) -> list[Row]:
+def _time_rows(reference: Reference, records: dict[str, Record]) -> list[Row]:
     """Joint training against all controls' trainings, by the epochs' seconds."""
-    seconds = {name: np.array([epoch["seconds"] for epoch in history]) for name, history in histories.items()}
+    seconds = {name: np.array([epoch["seconds"] for epoch in made["history"]]) for name, made in records.items()}
     joint = seconds.pop(SUPERNET)
     apart = np.sum(list(seconds.values()), axis=0)
-    note = f"trained {len(seconds)} controls; the interval is over the epochs' ratios, epoch by epoch"
+    note = "; ".join(filter(None, (TIME_NOTE.format(controls=len(seconds)), _mixture(records))))
     in_all = {"joint, s": float(joint.sum()), "controls, s": float(apart.sum())}
     return [
         Row(
             "joint training over the controls together", reference.name, float(joint.sum() / apart.sum()), "×",
-            at_most=1.0, spread=spread(joint / apart), control=in_all, note=note,
+            at_most=1.0, spread=interval(resampled_ratio(joint, apart)), control=in_all, note=note,
         ),
         Row("joint training", reference.name, float(joint.sum() / 60), "min", at_most=reference.goals.minutes),
     ]  # fmt: skip
 
 
-def _curve_row(reference: Reference, columns: Sequence[Column]) -> Row:
+def _mixture(records: dict[str, Record]) -> str:
+    """Names what the jobs were trained on, where that differs."""
+    places = {name: _place(record) for name, record in records.items()}
+    if len(set(places.values())) == 1:
+        return ""
+    return "not all trained alike: " + ", ".join(f"{name} on {place}" for name, place in places.items())
+
+
+def _place(record: Record) -> str:
+    """Processor, cores and threads of a training; records of before they were kept have no machine."""
+    machine, threads = record.get("machine"), f"{record['settings']['threads']} threads"
+    if machine is None:
+        return f"an unknown machine, {threads}"
+    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['packages']['torch']}, {threads}"
+
+
+def _curve_row(reference: Reference, points: Sequence[MeasuredPoint]) -> Row:
     """Area under accuracy against time, the supernet's over the controls'."""
-    sides = (_of_supernet(columns), _controls(columns))
-    times = [np.array([column.point.median_ms for column in side]) for side in sides]
-    stretch = shared_stretch(*times)
-    ours, theirs = (mean_accuracy(t, _accuracies(side), *stretch) for t, side in zip(times, sides, strict=True))
+    sides = [[i for i, point in enumerate(points) if (point.job == SUPERNET) == ours] for ours in (True, False)]
+    times, (first, second) = np.array([point.median_ms for point in points]), _half_accuracies(points)
+    stretch = shared_stretch(*(times[side] for side in sides))
+    ours, theirs = (cross_fitted(times[side], first[:, side], second[:, side], *stretch) for side in sides)
     ratios = ours / np.maximum(theirs, 1e-9)
     control = {"supernet": float(ours[0]), "controls": float(theirs[0]), "from, to, ms": list(stretch)}
     return Row(
@@ -128,15 +184,24 @@ def _curve_row(reference: Reference, columns: Sequence[Column]) -> Row:
     )  # fmt: skip
 
 
-def _accuracies(side: Sequence[Column]) -> FloatArray:
-    """(1 + resamples, points): on the test itself, then on its resamples."""
-    return np.stack([np.append(column.point.accuracy, column.resampled) for column in side], axis=1)
+def _half_accuracies(points: Sequence[MeasuredPoint]) -> list[FloatArray]:
+    """Of each half of the test (1 + resamples, points): on the half itself, then on its resamples."""
+    right = np.stack([point.right for point in points], axis=1)
+    parts = [right[half] for half in halves(len(right))]
+    return [np.vstack([part.mean(axis=0), resample(part, seed=seed)]) for seed, part in enumerate(parts)]
 
 
-def _manifest_row(reference: Reference, points: Sequence[MeasuredPoint]) -> Row:
+def _manifest_row(reference: Reference, points: Sequence[MeasuredPoint], committed: Committed | None) -> Row:
+    """Of the bundle in the repository; where there is none yet, of those in the folder."""
     off = max(abs(point.accuracy - point.record.accuracy) for point in points) * 100
-    figure = "a bundle's own accuracies, largest difference from these"
-    return Row(figure, reference.name, off, "points", at_most=MANIFEST_POINTS_MAX)
+    control, note = None, "of the bundles in the folder, as none is committed yet"
+    if committed is not None:
+        off, control = committed.off_points, {"sha256": committed.sha256}
+        note = f"of {committed.path.name}, committed" + (
+            "" if committed.measured else "; the points are of another bundle"
+        )
+    figure = "a bundle's own accuracies, largest difference from those measured"
+    return Row(figure, reference.name, off, "points", at_most=MANIFEST_POINTS_MAX, control=control, note=note)
 
 
 def _percent(point: MeasuredPoint) -> float:

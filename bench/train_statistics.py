@@ -32,6 +32,13 @@ def _drawn(rng: np.random.Generator, draws: int, samples: int) -> NDArray[np.flo
     return np.bincount(chosen.ravel(), minlength=draws * samples).reshape(draws, samples).astype(np.float32)
 
 
+def resampled_ratio(ours: FloatArray, theirs: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
+    """(resamples,) ratios of the two sums over pairs, (pairs,) each, that are drawn anew with replacement."""
+    drawn = np.random.default_rng(seed).integers(len(ours), size=(resamples, len(ours)))
+    ratios: FloatArray = ours[drawn].sum(axis=1) / theirs[drawn].sum(axis=1)
+    return ratios
+
+
 def interval(resampled: FloatArray) -> dict[str, float]:
     """Median and 95 % interval (percentiles) of a figure over resamples, and their count, named as `spread` does."""
     low, median, high = (float(value) for value in np.quantile(resampled, (0.025, 0.5, 0.975)))
@@ -47,26 +54,61 @@ def unbeaten(times_ms: Sequence[float], accuracies: Sequence[float]) -> list[boo
     ]
 
 
-def mean_accuracy(times_ms: FloatArray, accuracies: FloatArray, start_ms: float, end_ms: float) -> FloatArray:
-    """Mean over the time t, from `start_ms` to `end_ms`, of the best accuracy of a point that takes at most t.
+def halves(samples: int, seed: int = 0) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """The samples' numbers in two halves drawn by `seed`, the first one larger where the count is odd."""
+    shuffled = np.random.default_rng(seed).permutation(samples)
+    return shuffled[::2], shuffled[1::2]
 
-    It is the area under the staircase of unbeaten points over the length of the stretch. Before the fastest point
-    there is no answer, so accuracy 0; where start and end are the same time, the mean is what holds there.
+
+def cross_fitted(
+    times_ms: FloatArray, first: FloatArray, second: FloatArray, start_ms: float, end_ms: float
+) -> FloatArray:
+    """`mean_accuracy` where points are chosen on one half of the test and scored on the other, the mean of both ways.
+
+    Chosen on the samples that score it, the best of several points is better by chance than it is, the more so the
+    more points there are; so a side would gain by having many.
 
     Args:
-        times_ms: (points,). accuracies: (…, points), such as one row a resample.
+        times_ms: (points,). first, second: (…, points) accuracies on each half.
 
     Returns:
-        (…), each in [0, 1]; never lower for one point more.
+        (…), each in [0, 1].
+    """
+    one_way = mean_accuracy(times_ms, first, second, start_ms, end_ms)
+    return (one_way + mean_accuracy(times_ms, second, first, start_ms, end_ms)) / 2
+
+
+def mean_accuracy(
+    times_ms: FloatArray, choosing: FloatArray, scoring: FloatArray, start_ms: float, end_ms: float
+) -> FloatArray:
+    """Mean over the time t, from `start_ms` to `end_ms`, of the accuracy of the best point that takes at most t.
+
+    It is the area under a staircase over the length of the stretch. Before the fastest point there is no answer, so
+    accuracy 0; where start and end are the same time, the mean is what holds there.
+
+    Args:
+        times_ms: (points,). choosing, scoring: (…, points), such as one row a resample: accuracies by which a point is
+            the best, the faster one of equals, and those which count.
+
+    Returns:
+        (…), each in [0, 1].
     """
     order = np.argsort(times_ms, kind="stable")
-    best = np.maximum.accumulate(accuracies[..., order], axis=-1)
+    kept = _kept(choosing[..., order], scoring[..., order])
     if start_ms == end_ms:
         at = int((times_ms <= start_ms).sum())
-        return best[..., at - 1] if at else np.zeros(best.shape[:-1])
+        return kept[..., at - 1] if at else np.zeros(kept.shape[:-1])
     edges = np.append(np.clip(times_ms[order], start_ms, end_ms), end_ms)
-    area: FloatArray = best @ np.diff(edges)
+    area: FloatArray = kept @ np.diff(edges)
     return area / (end_ms - start_ms)
+
+
+def _kept(choosing: FloatArray, scoring: FloatArray) -> FloatArray:
+    """(…, points) of the first so many points the score of the best, the first one of equals."""
+    best = np.maximum.accumulate(choosing, axis=-1)
+    better = np.insert(choosing[..., 1:] > best[..., :-1], 0, True, axis=-1)
+    at = np.maximum.accumulate(np.where(better, np.arange(choosing.shape[-1]), 0), axis=-1)
+    return np.take_along_axis(scoring, at, axis=-1)
 
 
 def shared_stretch(times_ms: FloatArray, others_ms: FloatArray) -> tuple[float, float]:

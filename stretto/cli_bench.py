@@ -10,6 +10,7 @@ from . import console as show
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks; each prints a table and writes JSON.")
 RESULTS = Path("bench/results")
+MODELS = Path("bench/models")
 TRAINED = Path("out/train")
 SWITCHED = Path("out/switches")
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
@@ -44,31 +45,39 @@ def train_step(json: Json = _kept("train_step.json")) -> None:
 
 @bench.command("train")
 def train(
-    reference: Annotated[str, typer.Argument(help="the network: cifar or clothes")],
+    reference: Annotated[str, typer.Argument(help="the network: cifar, clothes or, only to try it, digits")],
     data: Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")],
-    folder: Annotated[Path, typer.Option(help="checkpoints and bundles; goes on from what is there")] = TRAINED,
+    folder: Annotated[Path, typer.Option(help="checkpoints, bundles, logs; goes on from what is there")] = TRAINED,
     workers: Annotated[int, typer.Option(help="2: the supernet beside its controls; 1: one after the other")] = 2,
     job: Annotated[str | None, typer.Option(help="train this one alone: supernet, width-0.5, …; no table")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="default: bench/results/train_NETWORK.json")] = None,
-    picture: Annotated[Path | None, typer.Option(help="default: in the folder, train_NETWORK.png")] = None,
-    model: Annotated[Path | None, typer.Option(help="copy the supernet's bundle here, at most 10 MB")] = None,
+    picture: Annotated[Path | None, typer.Option(help="default: docs/train_NETWORK.png, or in the folder")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="copy the supernet's bundle here, at most 10 MB, and check the copy")
+    ] = None,
+    report_only: ReportOnly = False,
 ) -> None:
     """A reference network against each of its widths trained alone: accuracy, exits, time; cut off, it goes on."""
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
     from .bench.references import find_reference
-    from .bench.train import copy_model, report
+    from .bench.train import copy_model, plan, report
     from .bench.train import train as train_all
 
+    if report_only and job is not None:
+        raise ValueError(f"--job {job} trains and --report-only doesn't; leave one of them out")
     chosen, name = find_reference(reference), f"train_{reference}"
-    jobs = train_all(chosen, data, folder, workers, job, show.OUT)
-    if job is not None:
-        return
-    table = json or _kept(f"{name}.json") or folder / f"{name}.json"
-    with show.WorkBar(show.OUT) as bar:
-        report(chosen, data, jobs, table, picture or folder / f"{name}.png", bar.tell, console=show.OUT)
+    jobs = plan(chosen, data, folder, workers)
+    if not report_only:
+        train_all(jobs, workers, job, show.OUT)
+        if job is not None:
+            return
     if model is not None:
         copy_model(jobs, model)
+    committed = model or (MODELS / f"{reference}.stretto" if (MODELS / f"{reference}.stretto").exists() else None)
+    table, image = json or _kept(f"{name}.json") or folder / f"{name}.json", picture or _drawn(f"{name}.png", folder)
+    with show.WorkBar(show.OUT) as bar:
+        report(chosen, data, jobs, table, image, bar.tell, workers, committed, console=show.OUT)
 
 
 @bench.command("switches")
