@@ -1,8 +1,9 @@
 """A joint training step against the steps of as many separate networks: `python -m stretto.bench.train_step`.
 
 The joint step is `fit`'s own: every width's every exit, gradients cut, one optimizer step. The separate networks are
-the supernet's subnets with all exits, plain modules with parameters of their own, each with an optimizer of the same
-kind. Both see the same batch, in the number format that `fit` would choose here.
+the widths of a supernet without a shared stem, which they wouldn't have, with all exits: plain modules with parameters
+of their own, each with an optimizer of the same kind. Both see the same batch, in the number format that `fit` would
+choose here, in a process that keeps its freed memory as `stretto train` does.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
-from ..training.autotune import bf16_pays
+from ..training.autotune import bf16_pays, keep_freed_memory
 from ..training.fit import FitOptions, fit_options, train_step
 from ..training.nets import make_net
 from ..training.optimizers import make_optimizer
@@ -35,7 +36,7 @@ class Setting:
 
     batch: int = 128
     threads: int = 2
-    rounds: int = 15
+    rounds: int = 40
 
 
 QUICK = Setting(batch=4, threads=1, rounds=2)
@@ -76,10 +77,12 @@ def run(json_path: Path | None = None, setting: Setting | None = None) -> list[R
 
 def measure(setting: Setting) -> tuple[list[Row], bool]:
     """The figures, and whether they were taken in bf16 with channels-last."""
+    keep_freed_memory()
     torch.manual_seed(0)
-    net = make_supernet(make_net("resnet", CLASSES, SHAPE, blocks=2, base=16), torch.zeros(1, *SHAPE)).train()
+    model, example = make_net("resnet", CLASSES, SHAPE, blocks=2, base=16), torch.zeros(1, *SHAPE)
+    net, unshared = make_supernet(model, example).train(), make_supernet(model, example, shared_stem=False)
     x, y = torch.randn(setting.batch, *SHAPE), torch.randint(CLASSES, (setting.batch,))
-    separate = [Separate(net, width).train() for width in net.widths]
+    separate = [Separate(unshared, width).train() for width in net.widths]
     fast = bf16_pays(net, x, y)
     if fast:
         for module in (net, *separate):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NETS = {
-    "resnet": f"{__package__}.resnet:resnet",
+    "resnet": f"{__package__}.resnet:ResNet",
     "mobilenet": f"{__package__}.mobilenet:mobilenet",
     "lenet300": f"{__package__}.lenet:lenet300",
     "lenet5": f"{__package__}.lenet:lenet5",

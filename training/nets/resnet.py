@@ -93,15 +93,3 @@ class ResNet(nn.Module):
 def _group(in_channels: int, channels: int, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
     first = Block(in_channels, channels, stride, shortcut)
     return nn.Sequential(first, *(Block(channels, channels, 1, shortcut) for _ in range(blocks - 1)))
-
-
-def resnet(
-    classes: int,
-    in_channels: int = 3,
-    blocks: int = 2,
-    base: int = 16,
-    shortcut: str = "projection",
-    stride: int = 1,
-) -> ResNet:
-    """A CIFAR-style residual network; `blocks` in each of three groups, `base` channels in the first."""
-    return ResNet(classes, in_channels, blocks, base, shortcut, stride)
