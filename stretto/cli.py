@@ -44,7 +44,7 @@ Point = Annotated[
 ]
 PolicyName = Annotated[str | None, typer.Option(help="deadline, the default, or fixed, which needs --point")]
 Confidence = Annotated[float | None, typer.Option(help="stop at an exit that is this sure, in (0, 1]")]
-Head = Annotated[str, typer.Option(help="classifier of the early exits: conv or linear")]
+Head = Annotated[str, typer.Option(help="classifier of the early exits: linear or conv")]
 Exits = Annotated[str, typer.Option(help="how many, or shares of the MACs, or names of layers (see stretto trace)")]
 
 
@@ -56,7 +56,7 @@ def trace(
     classes: int = 10,
     widths: Widths = "0.25,0.5,0.75,1.0",
     exits: Exits = "4",
-    head: Head = "conv",
+    head: Head = "linear",
     json: Json = None,
 ) -> None:
     """What would become of a network: channel groups, what stays at full width and why, where exits can go."""
@@ -79,7 +79,7 @@ def train(
     weights: Annotated[str | None, typer.Option(help="starting weights: .safetensors, .pt or .npz")] = None,
     widths: Widths = "0.25,0.5,0.75,1.0",
     exits: Exits = "4",
-    head: Head = "conv",
+    head: Head = "linear",
     size: Annotated[int | None, typer.Option(help="side of the square images, pixels")] = None,
     mean: Annotated[str | None, typer.Option(help="per channel, of pixels in [0, 1]; default: the images' own")] = None,
     std: Annotated[str | None, typer.Option(help="likewise")] = None,

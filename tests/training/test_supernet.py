@@ -423,7 +423,9 @@ def test_every_head_gives_each_exit_its_logits(head: str) -> None:
 
 @pytest.mark.parametrize(("side", "strided"), [(32, 2), (16, 2), (8, 1), (4, 0)])
 def test_a_head_of_convolutions_strides_down_to_four_pixels_and_then_widens(side: int, strided: int) -> None:
-    net = make_supernet(make_net("resnet", CLASSES, (3, side, side)), torch.zeros(1, 3, side, side), exits=(0.2,))
+    net = make_supernet(
+        make_net("resnet", CLASSES, (3, side, side)), torch.zeros(1, 3, side, side), WIDTHS, (0.2,), "conv"
+    )
     layers = [layer for layer in net.shared.get_submodule("exits.1").modules() if isinstance(layer, nn.Conv2d)]
     assert [(conv.kernel_size[0], conv.stride[0], conv.out_channels) for conv in layers] == [
         *[(3, 2, 16)] * strided,
