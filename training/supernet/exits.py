@@ -1,18 +1,38 @@
 """Exit heads: small classifiers grafted onto the traced graph at its cuts."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 from torch import fx, nn
 
 from .channels import Layout
-from .cuts import Cut
+from .cuts import Cut, macs
 from .meta import meta_copy
 from .trace import Traced, propagate
 
-Graft = Callable[[fx.GraphModule, str, fx.Node, Sequence[int], int, int], fx.Node]
 # of `conv_head`: sides that are small enough, strided convolutions at most, the last convolution's factor
 SMALL, MOST_STRIDES, WIDEN = 4, 2, 4
+DEAR = 0.05  # of the network's MACs: a dense convolution of a head that takes more has a cheaper form
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a head goes: after `node`, of `shape` with its channels on `axis`, to be called `name` in the module.
+
+    dear: MACs a sample, above which a convolution takes its cheaper form.
+    """
+
+    module: fx.GraphModule
+    name: str
+    node: fx.Node
+    shape: tuple[int, ...]
+    axis: int
+    classes: int
+    dear: float
+
+
+Graft = Callable[[Place], fx.Node]
 
 
 def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout | None], head: str) -> None:
@@ -26,14 +46,15 @@ def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout |
     graph, module = traced.graph, cast(fx.GraphModule, traced.module)
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     (final,) = traced.answers
-    classes = traced.shapes[final.name][1]
+    classes, dear = traced.shapes[final.name][1], DEAR * sum(macs(traced).values())
     nodes = {node.name: node for node in graph.nodes}
     answers = []
     module.add_module("exits", nn.Module())
     for depth, cut in enumerate(cuts, start=1):
-        node, shape, layout = nodes[cut.node], traced.shapes[cut.node], layouts[cut.node]
-        axis = layout.axis if layout else 1
-        answers.append(HEADS[head](module, f"exits.{depth}", node, shape, axis, classes))
+        layout, name = layouts[cut.node], f"exits.{depth}"
+        module.add_submodule(name, nn.Module())
+        shape, axis = traced.shapes[cut.node], layout.axis if layout else 1
+        answers.append(HEADS[head](Place(module, name, nodes[cut.node], shape, axis, classes, dear)))
     output.args = ((*answers, final),)
     module.recompile()
     module.eval()
@@ -41,51 +62,51 @@ def graft_exits(traced: Traced, cuts: Sequence[Cut], layouts: dict[str, Layout |
     traced.shapes.update({name: tuple(value.shape) for name, value in values.items() if hasattr(value, "shape")})
 
 
-def linear_head(
-    module: fx.GraphModule, name: str, node: fx.Node, shape: Sequence[int], axis: int, classes: int
-) -> fx.Node:
+def linear_head(at: Place) -> fx.Node:
     """Mean over everything but the channels, then one linear layer (BranchyNet, Teerapittayanon et al. 2016)."""
-    module.add_submodule(name, nn.Module())
-    return _classify(module, name, node, shape, axis, classes)
+    node, others = at.node, [i for i in range(1, len(at.shape)) if i != at.axis]
+    if others:
+        with at.module.graph.inserting_after(node):
+            node = at.module.graph.call_method("mean", (node, tuple(others)))
+    return _append(at.module, f"{at.name}.linear", nn.Linear(at.shape[at.axis], at.classes), node)
 
 
-def conv_head(
-    module: fx.GraphModule, name: str, node: fx.Node, shape: Sequence[int], axis: int, classes: int
-) -> fx.Node:
+def conv_head(at: Place) -> fx.Node:
     """Convolutions of its own before the linear layer, since features in the middle of a network aren't made to be
     classified: 3×3 of stride 2, at most two, until the sides are at most `SMALL`, then 1×1 to four times the channels.
 
-    On tensors that aren't images it is the same as `linear_head`. Strides as in the classifiers of MSDNet (Huang et
-    al., Multi-Scale Dense Networks, ICLR 2018), the widening as in the last layers of MobileNets.
+    Where the maps are wide for the network, a dense 3×3 would cost more than the stages after it: it becomes depthwise
+    and pointwise, and the 1×1 widens by less. On tensors that aren't images it is the same as `linear_head`. Strides
+    as in the classifiers of MSDNet (Huang et al., Multi-Scale Dense Networks, ICLR 2018), the widening as in the last
+    layers of MobileNets.
     """
-    module.add_submodule(name, nn.Module())
-    if len(shape) != 4 or axis != 1:
-        return _classify(module, name, node, shape, axis, classes)
-    batch, channels, *sides = shape
+    if len(at.shape) != 4 or at.axis != 1:
+        return linear_head(at)
     for number in range(1, MOST_STRIDES + 1):
-        if max(sides) > SMALL:
-            node = _convolve(module, f"{name}.{number}", node, nn.Conv2d(channels, channels, 3, 2, 1, bias=False))
-            sides = [(side + 1) // 2 for side in sides]
-    node = _convolve(module, f"{name}.wide", node, nn.Conv2d(channels, WIDEN * channels, 1, bias=False))
-    return _classify(module, name, node, (batch, WIDEN * channels, *sides), axis, classes)
+        if max(at.shape[2:]) > SMALL:
+            at = _halve(at, f"{at.name}.{number}")
+    channels, area = at.shape[1], at.shape[2] * at.shape[3]
+    widen = next((factor for factor in (WIDEN, 2) if factor * channels**2 * area <= at.dear), 1)
+    return linear_head(_convolve(at, f"{at.name}.wide", nn.Conv2d(channels, widen * channels, 1, bias=False)))
 
 
-def _convolve(module: fx.GraphModule, name: str, node: fx.Node, conv: nn.Conv2d) -> fx.Node:
-    """A convolution with its norm and activation."""
-    module.add_submodule(name, nn.Module())
+def _halve(at: Place, name: str) -> Place:
+    """A 3×3 convolution of stride 2 that keeps the number of channels."""
+    channels, height, width = at.shape[1], (at.shape[2] + 1) // 2, (at.shape[3] + 1) // 2
+    if 9 * channels**2 * height * width <= at.dear:
+        return _convolve(at, name, nn.Conv2d(channels, channels, 3, 2, 1, bias=False))
+    at = _convolve(at, f"{name}.depthwise", nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=False))
+    return _convolve(at, f"{name}.pointwise", nn.Conv2d(channels, channels, 1, bias=False))
+
+
+def _convolve(at: Place, name: str, conv: nn.Conv2d) -> Place:
+    """A convolution with its norm and activation; the place after it."""
+    node, (batch, _, *sides) = at.node, at.shape
+    at.module.add_submodule(name, nn.Module())
     for part, layer in (("conv", conv), ("norm", nn.BatchNorm2d(conv.out_channels)), ("act", nn.ReLU())):
-        node = _append(module, f"{name}.{part}", layer, node)
-    return node
-
-
-def _classify(
-    module: fx.GraphModule, name: str, node: fx.Node, shape: Sequence[int], axis: int, classes: int
-) -> fx.Node:
-    others = [i for i in range(1, len(shape)) if i != axis]
-    if others:
-        with module.graph.inserting_after(node):
-            node = module.graph.call_method("mean", (node, tuple(others)))
-    return _append(module, f"{name}.linear", nn.Linear(shape[axis], classes), node)
+        node = _append(at.module, f"{name}.{part}", layer, node)
+    stride = conv.stride[0]
+    return replace(at, node=node, shape=(batch, conv.out_channels, *(-(-side // stride) for side in sides)))
 
 
 def _append(module: fx.GraphModule, name: str, layer: nn.Module, node: fx.Node) -> fx.Node:
