@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...policies.situation import Step
 from ..bundle import Bundle
+from .cut import Cut
 
 # name → module:class, relative to here; a string, so that listing names imports nothing
 ENGINES = {"onnx": ".onnx:OnnxEngine"}
@@ -17,20 +18,30 @@ ENGINES = {"onnx": ".onnx:OnnxEngine"}
 class Engine(Protocol):
     """Runs a bundle's steps. Safe to call from several threads.
 
-    `name`: its key in `ENGINES`; `threads`: that one step may use.
+    `name`: its key in `ENGINES`; `threads`: that one step may use; `in_caller`: whether a step runs on the thread that
+    calls `run` and on no other, so that this thread's clock tells what processor time the step took.
     """
 
     name: str
     threads: int
+    in_caller: bool
 
     def load(self, step: Step) -> None:
         """Gets the step ready, so that its first run is as fast as the next; does nothing where it is."""
 
-    def run(self, step: Step, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def run(
+        self, step: Step, x: NDArray[np.float32], cut: Cut | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Logits, (samples, classes), and the features that the next step takes, None at the final exit.
 
-        `x`: (samples, …), the network's input for a step from stage 0, else the features that the step before gave.
         Loads the step where that wasn't done.
+
+        Args:
+            x: (samples, …), the network's input for a step from stage 0, else the features that the step before gave.
+            cut: what may end the run early; an engine that can't do that ends normally.
+
+        Raises:
+            CutOff: `cut` ended it; the engine stays usable.
         """
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.testing import assert_allclose
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import ENGINES, make_engine
+from stretto.runtime.engines.cut import Cut, CutOff
 from stretto.runtime.errors import BundleError
 
 from .toy import Toy, toy_bundle
@@ -144,6 +146,55 @@ def test_engine_is_usable_after_a_run_that_failed(engine, toy):
     with pytest.raises(Exception, match=r"(?i)dimension"):
         engine.run(step, x[:, :1])
     close_to(engine.run(step, x), toy.answer(x, step))
+
+
+def test_run_that_could_be_cut_off_but_was_not_equals_the_reference(engine, toy):
+    step, x = Step(0, 3, 1.0), toy.samples(2)
+    close_to(engine.run(step, x, Cut()), toy.answer(x, step))
+
+
+def test_run_after_its_cut_ends_at_once_and_the_engine_stays_usable(engine, toy, capfd):
+    step, x, cut = Step(0, 3, 1.0), toy.samples(2), Cut()
+    cut.stop()
+    with pytest.raises(CutOff):
+        engine.run(step, x, cut)
+    close_to(engine.run(step, x, Cut()), toy.answer(x, step))
+    assert capfd.readouterr() == ("", "")
+
+
+class Hasty(Cut):
+    """Is stopped by another thread, which has to wait until the run gives it the interpreter."""
+
+    def __init__(self):
+        super().__init__()
+        self.began = Event()
+        self.thread = Thread(target=lambda: self.began.wait(10) and self.stop())
+        self.thread.start()
+
+    def ended_by(self, end):
+        super().ended_by(end)
+        self.began.set()
+
+
+def test_graph_that_is_running_is_ended_and_can_be_run_again(engine, toy):
+    step, x = Step(0, 3, 1.0), toy.samples(64)
+    for _ in range(12):  # until the graph takes so long that the other thread comes in between
+        cut = Hasty()
+        try:
+            engine.run(step, x, cut)
+        except CutOff:
+            break
+        finally:
+            cut.thread.join(10)
+        x = np.concatenate([x, x])
+    else:
+        pytest.fail(f"no run was cut off, the last of {len(x) // 2} samples")
+    close_to(engine.run(step, x[:2]), toy.answer(x[:2], step))
+
+
+def test_failure_of_a_run_that_could_be_cut_off_is_raised_as_it_is(engine, toy):
+    with pytest.raises(Exception, match=r"(?i)dimension"):
+        engine.run(Step(0, 1, 1.0), toy.samples(1)[:, :1], Cut())
 
 
 def test_unknown_engine_names_those_there_are(toy):
