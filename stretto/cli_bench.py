@@ -121,6 +121,38 @@ def switches(
     draw(report, picture or image)
 
 
+@bench.command("contention")
+def contention(
+    bundle: Annotated[Path, typer.Argument(help="a .stretto file")],
+    data: Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")],
+    split: Annotated[list[str], typer.Option(help="held out, the stream of inputs; repeatable")] = ["test"],  # noqa: B006
+    controls: Annotated[
+        list[Path], typer.Option(help="bundles of its widths trained alone, or a folder of them; repeatable")
+    ] = [],  # noqa: B006
+    minutes: Annotated[float | None, typer.Option(help="of all environments together; default: 20")] = None,
+    rounds: Annotated[int | None, typer.Option(help="in each environment")] = None,
+    policy: Annotated[str, typer.Option(help="this runtime's")] = "deadline",
+    time_model: Annotated[str, typer.Option(help="this runtime's")] = "slices",
+    samples: Annotated[int | None, typer.Option(help="of the data; default: all")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="default: bench/results/contention_BUNDLE.json")] = None,
+    picture: Annotated[Path | None, typer.Option(help="default: docs/contention_BUNDLE.png")] = None,
+) -> None:
+    """Deadlines under other people's load, against fixed and switched networks; nothing else should run meanwhile."""
+    import_module("matplotlib")  # whose absence would otherwise be found after all the work
+
+    from .bench.contention import Asked
+    from .bench.contention import run as measure
+    from .bench.contention_contestants import Runtime
+    from .bench.contention_rounds import Effort
+
+    asked = Asked(bundle, data, tuple(split), tuple(controls), samples)
+    effort = Effort(rounds, 20.0 if rounds is None and minutes is None else minutes)
+    name = f"contention_{bundle.stem}"
+    table, image = json or _kept(f"{name}.json"), picture or _drawn(f"{name}.png", Path())
+    with show.WorkBar(show.OUT) as bar:
+        measure(asked, Runtime(policy, time_model), effort, table, image, bar.tell, show.OUT)
+
+
 @bench.command("zoo")
 def zoo(json: Json = _kept("zoo.json")) -> None:
     """Which classifiers of a public zoo become supernets."""

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from stretto.bench import sweep as module
-from stretto.bench.contention import busy_cores
 from stretto.bench.sweep import budgets_of, sweep
 from stretto.policies.situation import OperatingPoint
 
@@ -46,12 +45,3 @@ def test_budgets_run_from_the_fastest_point_to_past_the_slowest() -> None:
     budgets = budgets_of(session, count=5)  # type: ignore[arg-type]
     assert budgets[0] == pytest.approx(1.3) and budgets[-1] == pytest.approx(20.0)
     assert np.allclose(np.diff(np.log(budgets)), np.log(20.0 / 1.3) / 4)
-
-
-def test_busy_processes_end_with_their_block() -> None:
-    import psutil
-
-    before = set(psutil.Process().children())  # another test's spawned processes left multiprocessing's tracker here
-    with busy_cores(1):
-        (busy,) = set(psutil.Process().children()) - before
-    assert not busy.is_running()

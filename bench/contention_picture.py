@@ -1,0 +1,59 @@
+"""Wrong or late answers against the deadline in every environment, from the report of `bench.contention` alone."""
+
+from pathlib import Path
+from typing import Any
+
+# who is drawn, how, and the name in the legend; everybody else is in the JSON alone
+STYLES = {
+    "this runtime": ("tab:blue", "o-", 2.5),
+    "switched networks": ("tab:red", "D--", 1.5),
+    "alert, scalar filter": ("tab:purple", "^--", 1.2),
+    "full network": ("tab:orange", "s:", 1.2),
+    "smallest network": ("tab:brown", "v:", 1.2),
+    "best fixed point of each environment": ("tab:green", "x--", 1.2),
+    "phase oracle": ("black", "+--", 1.2),
+    "clairvoyant": ("gray", "-", 1.0),
+}
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """A panel for each environment."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    environments = sorted({count["environment"] for count in report["counts"]}, key=_usual_order)
+    figure, panels = pyplot.subplots(2, 3, figsize=(14, 8), sharex=True, constrained_layout=True)
+    for axes, environment in zip(panels.flat, environments, strict=False):
+        _panel(axes, [count for count in report["counts"] if count["environment"] == environment])
+        axes.set_title(environment)
+    for axes in panels.flat[len(environments) :]:
+        axes.axis("off")
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    panels.flat[-1].legend(handles, labels, loc="center", fontsize=9)
+    figure.suptitle(f"{report['bundle']['name']}: wrong or late answers under other people's load")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _panel(axes: Any, counts: list[dict[str, Any]]) -> None:
+    for who, (color, style, width) in STYLES.items():
+        line = sorted((count for count in counts if count["who"] == who), key=lambda count: count["deadline_ms"])
+        if line:
+            shares = [100 * count["wrong_or_late"] / count["requests"] for count in line]
+            deadlines = [count["deadline_ms"] for count in line]
+            axes.plot(deadlines, shares, style, color=color, linewidth=width, markersize=5, label=who)
+    axes.set_xscale("log")
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(lambda value, _: f"{value:g}")
+    axes.tick_params(axis="x", which="both", labelsize=7)
+    axes.set_xlabel("deadline, ms")
+    axes.set_ylabel("wrong or late, %")
+    axes.grid(alpha=0.25)
+
+
+def _usual_order(environment: str) -> tuple[int, str]:
+    usual = ("idle", "compute", "memory", "bursts", "python")
+    return (usual.index(environment) if environment in usual else len(usual), environment)

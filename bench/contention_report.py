@@ -1,0 +1,215 @@
+"""Rows and counts of `bench.contention`, from its rounds alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..policies.situation import OperatingPoint
+from .contention_contestants import AGAIN, ALERT, FULL, ONWARD, OURS, PRIORITISED, SMALLEST, SUBMITTED, SWITCHED
+from .contention_rounds import Round, Way
+from .contention_statistics import Flags, Outcome, Resampled, best_in_hindsight, clairvoyant, ratio
+from .report import FloatArray, Row, spread
+from .train_statistics import interval, resample
+
+BEST_FIXED, BEST_HERE = "best fixed point", "best fixed point of each environment"
+PHASE_ORACLE, CLAIRVOYANT = "phase oracle", "clairvoyant"
+MET, FAILED = "deadlines met", "wrong or late"
+LATE_MS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a bundle's points.
+
+    accuracy: (points,) held out. right: (samples, points) whether a point answers a test sample rightly. labels:
+    (samples,).
+    """
+
+    points: tuple[OperatingPoint, ...]
+    accuracy: FloatArray
+    right: Flags
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One contestant's count over another's, all rounds or those of one environment; a goal as `Row` has it."""
+
+    figure: str
+    ours: str
+    theirs: str
+    count: str = FAILED
+    at_most: float | None = None
+    at_least: float | None = None
+    environment: str | None = None
+    note: str = ""
+
+
+COMPARISONS = (
+    Comparison("deadlines met over the smallest network's", OURS, SMALLEST, MET, at_least=0.99),
+    Comparison("deadlines met, smallest network over itself (chance)", AGAIN, SMALLEST, MET),
+    Comparison("wrong or late, smallest network over itself (chance)", AGAIN, SMALLEST),
+    Comparison("wrong or late over the phase oracle's", OURS, PHASE_ORACLE, at_most=1.02),
+    Comparison(
+        "wrong or late over the best fixed point's, bursts", OURS, BEST_HERE, at_most=1.0, environment="bursts",
+        note="a point for each deadline, chosen in hindsight for the bursts",
+    ),
+    Comparison(
+        "wrong or late over the best fixed point's, all environments", OURS, BEST_FIXED, at_most=1.0,
+        note="a point for each deadline, chosen in hindsight, the same in all environments",
+    ),
+    Comparison("wrong or late over the switched networks'", OURS, SWITCHED, at_most=1.0),
+    Comparison("wrong or late over the full network's", OURS, FULL),
+    Comparison("wrong or late over the smallest network's", OURS, SMALLEST),
+    Comparison("wrong or late over those of alert with its scalar filter", OURS, ALERT),
+    Comparison("wrong or late over the clairvoyant's, whom nobody can reach", OURS, CLAIRVOYANT),
+    Comparison("wrong or late, submitted over inferred", SUBMITTED, OURS),
+    Comparison("wrong or late, high priority over normal", PRIORITISED, SUBMITTED),
+    Comparison("deadlines met, high priority over normal", PRIORITISED, SUBMITTED, MET),
+)  # fmt: skip
+
+
+class Table:
+    """All rounds as arrays. `outcomes`: of everybody by name, those who choose in hindsight among them."""
+
+    def __init__(self, rounds: Sequence[Round], known: Known) -> None:
+        self.rounds, self.known = rounds, known
+        self.deadline_ms = np.array([now.deadline_ms for now in rounds])
+        self.environments = [now.environment for now in rounds]
+        self.resampled = Resampled.of([now.visit for now in rounds], self.environments)
+        self.reached_ms = np.array([[_reached(now.reached_ms, point) for point in known.points] for now in rounds])
+        self._samples = np.array([now.sample for now in rounds])
+        self.chosen = self._choices()
+        hindsight = {name: self._points().pick(chosen) for name, chosen in self.chosen.items()}
+        self.outcomes = {name: self._answered(name) for name in rounds[0].answers} | hindsight
+
+    def where(self, environment: str | None) -> Flags:
+        """(rounds,) those of an environment, or all."""
+        return np.array([environment in (None, name) for name in self.environments])
+
+    def latencies_ms(self, name: str) -> FloatArray:
+        """(rounds,) of a contestant."""
+        return np.array([now.answers[name].latency_ms for now in self.rounds])
+
+    def _answered(self, name: str) -> Outcome:
+        labels = np.array([now.answers[name].label for now in self.rounds])
+        late = self.latencies_ms(name) > self.deadline_ms
+        return Outcome.of(late, labels == self.known.labels[self._samples])
+
+    def _points(self) -> Outcome:
+        return Outcome.of(self.reached_ms > self.deadline_ms[:, None], self.known.right[self._samples])
+
+    def _choices(self) -> dict[str, NDArray[np.integer]]:
+        here = [(now.environment, now.deadline_ms) for now in self.rounds]
+        phases = [(now.environment, now.on, now.deadline_ms) for now in self.rounds]
+        points = self._points()
+        return {
+            BEST_FIXED: best_in_hindsight(self.deadline_ms.tolist(), points),
+            BEST_HERE: best_in_hindsight(here, points),
+            PHASE_ORACLE: best_in_hindsight(phases, points),
+            CLAIRVOYANT: clairvoyant(self.reached_ms, self.deadline_ms, self.known.accuracy),
+        }
+
+
+def comparison_rows(table: Table, network: str) -> list[Row]:
+    """Every comparison whose contestants took part and whose other side ever counted anything."""
+    rows = [_comparison_row(table, network, each) for each in COMPARISONS
+            if {each.ours, each.theirs} <= set(table.outcomes)]  # fmt: skip
+    return [row for row in rows if row is not None]
+
+
+def _comparison_row(table: Table, network: str, each: Comparison) -> Row | None:
+    ours, theirs = (_counted(table, name, each.count) for name in (each.ours, each.theirs))
+    mask = table.where(each.environment)
+    found = ratio(ours & mask, theirs & mask, table.resampled)
+    if found is None:
+        return None
+    places = {name: (ours & table.where(name), theirs & table.where(name)) for name in sorted(set(table.environments))}
+    control = {
+        "rounds": int(mask.sum()),
+        each.ours: int((ours & mask).sum()),
+        each.theirs: int((theirs & mask).sum()),
+        "by environment": {name: [int(mine.sum()), int(other.sum())] for name, (mine, other) in places.items()},
+    }
+    return Row(each.figure, network, found.value, "×", each.at_most, each.at_least, found.interval, control, each.note)
+
+
+def _counted(table: Table, name: str, count: str) -> Flags:
+    outcome = table.outcomes[name]
+    return outcome.failed if count == FAILED else ~outcome.late
+
+
+def lateness_rows(table: Table, network: str) -> list[Row]:
+    """How much later than the deadline `result()` returned where an exit had been reached, in each environment."""
+    return [
+        _lateness_row(table, network, name, environment)
+        for name in (ONWARD, SUBMITTED)
+        for environment in sorted(set(table.environments))
+        if name in table.outcomes and (_with_exit(table, name) & table.where(environment)).any()
+    ]
+
+
+def _lateness_row(table: Table, network: str, name: str, environment: str) -> Row:
+    mask = _with_exit(table, name) & table.where(environment)
+    late_ms = np.maximum(table.latencies_ms(name) - table.deadline_ms, 0.0)[mask]
+    value = float(np.quantile(late_ms, 0.99))
+    drawn = np.random.default_rng(0).choice(late_ms, (2000, len(late_ms)))
+    return Row(
+        f"result() later than the deadline, p99, {name}, {environment}", network, value, "ms",
+        at_most=LATE_MS if environment == "idle" else None, spread=interval(np.quantile(drawn, 0.99, axis=1)),
+        control={"requests": int(mask.sum()), "largest, ms": float(late_ms.max())},
+    )  # fmt: skip
+
+
+def _with_exit(table: Table, name: str) -> Flags:
+    """(rounds,) where an exit had been reached by the deadline."""
+    return np.array([now.answers[name].met for now in table.rounds])
+
+
+def precision_rows(table: Table, network: str) -> list[Row]:
+    """int8 against fp32 at the full width's final exit: accuracy on the test, time on the idle machine."""
+    final = {point.precision: place for place, point in enumerate(table.known.points) if _is_full(point, table.known)}
+    if not {"fp32", "int8"} <= set(final):
+        return []
+    right = table.known.right[:, [final["fp32"], final["int8"]]]
+    lost = resample(right)[:, 0] - resample(right)[:, 1]
+    idle = table.reached_ms[table.where("idle")]
+    faster = idle[:, final["fp32"]] / idle[:, final["int8"]]
+    points = 100 * float(right[:, 0].mean() - right[:, 1].mean())
+    return [
+        Row("accuracy that int8 loses, full width", network, points, "points", at_most=0.5, spread=interval(100 * lost),
+            control={"samples": len(right), "fp32, int8": right.mean(axis=0).tolist()}),
+        Row("int8 faster than fp32, full width, idle", network, float(np.median(faster)), "×", at_least=2.5,
+            spread=spread(faster)),
+    ]  # fmt: skip
+
+
+def _is_full(point: OperatingPoint, known: Known) -> bool:
+    largest = max((other.width, other.depth) for other in known.points)
+    return (point.width, point.depth) == largest
+
+
+def counts(table: Table) -> list[dict[str, Any]]:
+    """Of everybody in every environment at every deadline: requests, met, wrong or late, and where the answers are."""
+    places = sorted({(now.environment, now.deadline_ms) for now in table.rounds})
+    return [_count(table, name, *place) for place in places for name in table.outcomes]
+
+
+def _count(table: Table, name: str, environment: str, deadline_ms: float) -> dict[str, Any]:
+    mask = table.where(environment) & (table.deadline_ms == deadline_ms)
+    outcome = table.outcomes[name]
+    return {
+        "environment": environment,
+        "deadline_ms": deadline_ms,
+        "who": name,
+        "requests": int(mask.sum()),
+        "met": int((~outcome.late & mask).sum()),
+        "wrong_or_late": int((outcome.failed & mask).sum()),
+    }
+
+
+def _reached(reached_ms: Mapping[Way, Sequence[float]], point: OperatingPoint) -> float:
+    return reached_ms[point.width, point.precision][point.depth - 1]

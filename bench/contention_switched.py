@@ -1,0 +1,98 @@
+"""Separately trained fixed networks behind one session: what a user would switch between without a supernet.
+
+Each control is a width of one made-up bundle with a single exit, so session, policy and time model are the very same
+as the supernet's; only what runs differs.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..policies.situation import Step
+from ..runtime.bundle import Bundle
+from ..runtime.engines import Engine, make_engine
+from ..runtime.manifest import PointRecord
+
+
+def find_controls(given: Sequence[Path], supernet: Path) -> list[Bundle]:
+    """The controls' bundles: files, or all in a folder that have one exit, but not the supernet itself.
+
+    Raises:
+        ValueError: nothing is there, or two have the same width.
+    """
+    paths = [path for place in given for path in (sorted(place.glob("*.stretto")) if place.is_dir() else [place])]
+    opened = [Bundle.open(path) for path in paths if path.resolve() != supernet.resolve()]
+    controls = [bundle for bundle in opened if bundle.manifest.depths == 1 or bundle.path in given]
+    if given and not controls:
+        raise ValueError(f"no bundle of one exit in {', '.join(map(str, given))}; stretto bench train makes them")
+    return controls
+
+
+def merge(controls: Sequence[Bundle]) -> tuple[Bundle, dict[float, Bundle]]:
+    """A bundle with a width for each control, without graphs, which `SwitchedEngine` runs; and the control of each.
+
+    Raises:
+        ValueError: one has several exits or widths, or two don't take and answer the same.
+    """
+    by_width: dict[float, Bundle] = {}
+    for bundle in sorted(controls, key=_width):
+        _check(bundle, controls[0], by_width)
+        by_width[_width(bundle)] = bundle
+    widest = list(by_width.values())[-1].manifest
+    precisions = tuple(p for p in widest.precisions if all(p in b.manifest.precisions for b in controls))
+    points = tuple(record for width, bundle in by_width.items() for record in _records(bundle, width, precisions))
+    manifest = replace(widest, network="switched", widths=tuple(by_width), precisions=precisions, points=points)
+    sha256 = hashlib.sha256("".join(bundle.sha256 for bundle in by_width.values()).encode()).hexdigest()
+    return Bundle(Path("switched.stretto"), manifest, sha256, {}, {}), by_width
+
+
+class SwitchedEngine:
+    """Runs the control whose width a step names."""
+
+    def __init__(self, controls: Mapping[float, Bundle], engine: str = "onnx", threads: int = 1) -> None:
+        self._own = {width: bundle.manifest.widths[0] for width, bundle in controls.items()}
+        self._engines: dict[float, Engine] = {}
+        for width, bundle in controls.items():
+            self._engines[width] = make_engine(engine, bundle, threads)
+        first = next(iter(self._engines.values()))
+        self.name, self.threads, self.in_caller = first.name, first.threads, first.in_caller
+
+    def load(self, step: Step) -> None:
+        """Gets the control ready."""
+        self._engines[step.width].load(self._there(step))
+
+    def run(self, step: Step, x: Any, *more: Any) -> Any:
+        """As the control's engine does."""
+        return self._engines[step.width].run(self._there(step), x, *more)
+
+    def close(self) -> None:
+        """Closes every control's engine."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def _there(self, step: Step) -> Step:
+        return step._replace(width=self._own[step.width])
+
+
+def _width(control: Bundle) -> float:
+    """As a share of the original network; what a control is in its own bundle is its full width."""
+    alone = control.manifest.provenance.get("alone")
+    return float(alone if alone is not None else control.manifest.widths[-1])
+
+
+def _records(bundle: Bundle, width: float, precisions: Sequence[str]) -> list[PointRecord]:
+    return [replace(record, width=width) for record in bundle.manifest.points if record.precision in precisions]
+
+
+def _check(bundle: Bundle, first: Bundle, before: Mapping[float, Bundle]) -> None:
+    has, other, name = bundle.manifest, first.manifest, bundle.path.name
+    if has.depths != 1 or len(has.widths) != 1:
+        raise ValueError(f"{name} has {has.depths} exits and widths {has.widths}; a control has one of each")
+    if (has.input, has.classes) != (other.input, other.classes):
+        raise ValueError(f"{name} takes or answers something else than {first.path.name}; give controls of one task")
+    if _width(bundle) in before:
+        raise ValueError(
+            f"{name} and {before[_width(bundle)].path.name} both have width {_width(bundle):g}; leave one out"
+        )
