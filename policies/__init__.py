@@ -11,8 +11,11 @@ from .situation import Policy
 
 # name → where it is, as text, so that listing the names imports nothing
 POLICIES = {
+    "alert": ".alert:Alert",
+    "conformal": ".conformal:Conformal",
     "deadline": ".deadline:Deadline",
     "fixed": ".fixed:Fixed",
+    "oracle": ".oracle:Oracle",
 }
 
 

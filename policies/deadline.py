@@ -1,15 +1,10 @@
 """The most accurate answer that the profile expects in time, looked at again at every exit."""
 
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Final
 
 from .exits import ExitRule, as_rule
 from .situation import Situation, Step, Stop
-
-Offer = tuple[Step, float, float]  # a step, when it would finish, how accurate it would be
-_FINISH_MS: Final = 1
-_ACCURACY: Final = 2
+from .targets import first_leg, most_accurate
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +32,7 @@ class Deadline:
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
             raise ValueError(f"level is {self.level}; give a quantile in (0, 1), such as 0.99")
-        if not 0 <= self.margin_ms < float("inf"):
-            raise ValueError(f"margin_ms is {self.margin_ms}; give milliseconds >= 0")
+        check_margin(self.margin_ms)
         object.__setattr__(self, "_rule", as_rule(self.confidence))
 
     def next(self, situation: Situation) -> Step | Stop:
@@ -52,7 +46,7 @@ class Deadline:
         if self._rule is not None and self._rule.is_sure(situation.evidence):
             return Stop.CONFIDENCE
         target = self.target(situation)
-        return target if isinstance(target, Stop) else _first_leg(target, situation.steps)
+        return target if isinstance(target, Stop) else first_leg(target, situation.steps)
 
     def target(self, situation: Situation) -> Step | Stop:
         """The step worth heading for, confidence aside: more slack never makes it a less accurate one.
@@ -60,20 +54,7 @@ class Deadline:
         TARGET: nothing offered is expected to beat the best answer in hand, or that is good enough already.
         DEADLINE: something is, but nothing of it in time.
         """
-        evidence = situation.evidence
-        in_hand = max([exit.accuracy for exit in evidence]) if evidence else -1.0
-        enough = situation.budget.min_accuracy if situation.budget.min_accuracy is not None else 1.0
-        # lists, not arrays: where a request stands at an exit, few steps are left, and NumPy's calls would take longer
-        offers = list(zip(situation.steps, self._finish_ms(situation), situation.accuracy.tolist(), strict=True))
-        better = [offer for offer in offers if offer[_ACCURACY] > in_hand]
-        if evidence and (in_hand >= enough or not better):
-            return Stop.TARGET
-        latest_ms = situation.slack_ms - self.margin_ms
-        fitting = [offer for offer in better if offer[_FINISH_MS] <= latest_ms]
-        if fitting:
-            aim = min(enough, max([offer[_ACCURACY] for offer in fitting]))
-            return _soonest([offer for offer in fitting if offer[_ACCURACY] >= aim])
-        return Stop.DEADLINE if evidence else _soonest(offers)
+        return most_accurate(situation, self._finish_ms(situation), situation.slack_ms - self.margin_ms)
 
     def _finish_ms(self, situation: Situation) -> list[float]:
         """(steps,) the column of this policy's level."""
@@ -84,15 +65,7 @@ class Deadline:
         return finish_ms
 
 
-def _soonest(offers: list[Offer]) -> Step:
-    return min(offers, key=itemgetter(_FINISH_MS))[0]
-
-
-def _first_leg(target: Step, steps: tuple[Step, ...]) -> Step:
-    """The nearest exit on the way to the target."""
-    leg = target
-    for step in steps:
-        nearer = step.depth < leg.depth and step.first == target.first
-        if nearer and step.width == target.width and step.precision == target.precision:
-            leg = step
-    return leg
+def check_margin(margin_ms: float) -> None:
+    """Raises ValueError unless these are milliseconds that can be kept free before a deadline."""
+    if not 0 <= margin_ms < float("inf"):
+        raise ValueError(f"margin_ms is {margin_ms}; give milliseconds >= 0")

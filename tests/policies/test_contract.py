@@ -9,15 +9,21 @@ from hypothesis import given
 from stretto.policies import POLICIES, make_policy
 from stretto.policies.situation import OperatingPoint, Policy, Situation, Step, Stop
 
-from .situations import situations
+from .situations import WIDTHS, offered_after, situations
 
+EVERY_STEP = [step for depth in range(5) for width in WIDTHS for step in offered_after(depth, width)]
 POLICIES_UNDER_TEST = [
+    make_policy("alert"),
+    make_policy("alert", q_fail=0.1, interruptible=True, confidence=0.8, margin_ms=1.0),
+    make_policy("conformal"),
+    make_policy("conformal", rate=0.6, confidence=0.8, margin_ms=1.0),
     make_policy("deadline"),
     make_policy("deadline", level=0.5, confidence=0.8, margin_ms=1.0),
     make_policy("fixed", point=OperatingPoint(1.0, 4)),
     make_policy("fixed", point=OperatingPoint(0.5, 2), confidence=0.8),
+    make_policy("oracle", finish_ms={step: 5.0 * step.depth for step in EVERY_STEP}),
 ]
-every_policy = pytest.mark.parametrize("policy", POLICIES_UNDER_TEST, ids=repr)
+every_policy = pytest.mark.parametrize("policy", POLICIES_UNDER_TEST, ids=lambda policy: type(policy).__name__)
 
 
 def test_every_named_policy_is_under_test():
@@ -59,7 +65,7 @@ def test_policies_are_frozen(policy: Policy):
 
 
 def test_unknown_policy_is_refused_with_the_names_there_are():
-    with pytest.raises(ValueError, match=r"no policy 'fastest'; name one of deadline, fixed"):
+    with pytest.raises(ValueError, match=r"no policy 'fastest'; name one of alert, conformal, deadline, fixed, oracle"):
         make_policy("fastest")
 
 

@@ -1,0 +1,127 @@
+"""ALERT: the path with the highest expected accuracy under the deadline, or the least energy that is good enough.
+
+Reference: Wan et al., ALERT: Accurate Learning for Energy and Timeliness, USENIX ATC 2020.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from .deadline import check_margin
+from .exits import ExitRule, as_rule
+from .situation import Situation, Step, Stop
+from .targets import accuracy_in_hand, chance_by, way_to
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Heads for the exit with the highest expected accuracy at the deadline, looked at again at every exit.
+
+    Exits k = 1 … K on the way to a target are reached by the deadline with probability P_k and give accuracy q_k, or
+    what is in hand where that is better. What is in hand at the deadline is then expected to have (ALERT's anytime
+    network, P_{K+1} = 0)
+
+        q̂ = Σ_k q_k · (P_k − P_{k+1}) + q_0 · (1 − P_1)
+
+    with q_0 = `q_fail`, as the step that runs next and misses makes the answer late; with `interruptible`, q_0 is the
+    accuracy in hand once an exit was reached. P comes from the time model's quantiles (`chance_by`), where ALERT takes
+    a normal distribution; with the time model "scalar" it is the same. A confidence aside, it stops when stopping is
+    expected to be at least as accurate as any way on.
+
+    With `budget.min_accuracy` and known energy: the least energy among the targets whose q̂ reaches it. With
+    `budget.energy_mj` and known energy: only targets within it, counted from now. Where nothing is feasible, the energy
+    goes first, then the accuracy, the deadline last. Without known energy, the soonest target that is good enough.
+
+    Args:
+        q_fail: what an answer after the deadline is worth, in [0, 1]: 0, or what a guess is right.
+        interruptible: whether an answer in hand survives a step that misses the deadline: a ticket's does, but `infer`
+            returns only after the step was stopped.
+        confidence: stop once this rule is satisfied; a number is the threshold of an `ExitRule`.
+        margin_ms: kept free before the deadline, for what happens after the exit; >= 0.
+    """
+
+    q_fail: float = 0.0
+    interruptible: bool = False
+    confidence: float | ExitRule | None = None
+    margin_ms: float = 0.0
+    _rule: ExitRule | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.q_fail <= 1:
+            raise ValueError(f"q_fail is {self.q_fail}; give what a late answer is worth, in [0, 1]")
+        check_margin(self.margin_ms)
+        object.__setattr__(self, "_rule", as_rule(self.confidence))
+
+    def next(self, situation: Situation) -> Step | Stop:
+        """The first leg towards the target: to the nearest exit on its path. Otherwise the reason to stop."""
+        if situation.evidence and not situation.steps:
+            return Stop.FINAL
+        if self._rule is not None and self._rule.is_sure(situation.evidence):
+            return Stop.CONFIDENCE
+        target = self.target(situation)
+        return target if isinstance(target, Stop) else way_to(target, situation, self._rule)
+
+    def target(self, situation: Situation) -> Step | Stop:
+        """The step worth heading for, confidence aside.
+
+        TARGET: nothing offered is expected to beat the best answer in hand, or that is good enough already.
+        DEADLINE: something is, but too likely not in time.
+        """
+        in_hand, enough = accuracy_in_hand(situation), situation.budget.min_accuracy
+        best = max(situation.accuracy.tolist())
+        if situation.evidence and in_hand >= (best if enough is None else min(best, enough)):
+            return Stop.TARGET
+        expected = self.expected(situation)
+        stopping = in_hand if situation.evidence else self.q_fail
+        worth_it = [at for at, accuracy in enumerate(expected) if accuracy > stopping]
+        if worth_it:
+            return situation.steps[_chosen(worth_it, expected, situation)]
+        return Stop.DEADLINE if situation.evidence else situation.steps[int(situation.finish_ms[:, -1].argmin())]
+
+    def expected(self, situation: Situation) -> list[float]:
+        """(steps,) accuracy, q̂, that what is in hand at the deadline is expected to have, heading for that step."""
+        latest_ms, levels = situation.slack_ms - self.margin_ms, situation.levels
+        in_hand = accuracy_in_hand(situation)
+        missed = in_hand if self.interruptible and situation.evidence else self.q_fail
+        finish_ms, best = situation.finish_ms.tolist(), situation.accuracy.tolist()
+        expected = [missed] * len(best)
+        for at, before in _exits_in_turn(situation.steps):
+            if before is None:
+                so_far, best[at] = missed, max(best[at], in_hand)
+            else:
+                so_far, expected[at] = best[before], expected[before]
+                if best[at] <= so_far:  # not what would be answered with
+                    best[at] = so_far
+                    continue
+            # one term of the sum more: Σ q_k (P_k − P_{k+1}) = Σ P_k (q_k − q_{k−1})
+            expected[at] += chance_by(latest_ms, finish_ms[at], levels) * (best[at] - so_far)
+        return expected
+
+
+@lru_cache(maxsize=256)
+def _exits_in_turn(steps: tuple[Step, ...]) -> list[tuple[int, int | None]]:
+    """Every step's number after that of the exit before it on its path, None where it is the first."""
+    turns: list[tuple[int, int | None]] = []
+    latest: dict[tuple[int, float, str], int] = {}
+    for at in sorted(range(len(steps)), key=lambda at: steps[at].depth):
+        path = steps[at].first, steps[at].width, steps[at].precision
+        turns.append((at, latest.get(path)))
+        latest[path] = at
+    return turns
+
+
+def _chosen(candidates: list[int], expected: list[float], situation: Situation) -> int:
+    """What the budget wants of these: energy is relaxed first, then accuracy; the soonest of equals."""
+    enough, energy_mj = situation.budget.min_accuracy, situation.energy_mj
+    finish_ms = situation.finish_ms[:, -1].tolist()
+    affordable = candidates
+    if energy_mj is not None and situation.budget.energy_mj is not None:
+        affordable = [at for at in candidates if energy_mj[at] <= situation.budget.energy_mj]
+    if enough is not None:
+        good = [at for at in affordable if expected[at] >= enough]
+        good = good or [at for at in candidates if expected[at] >= enough]
+        if good:
+            return min(good, key=finish_ms.__getitem__ if energy_mj is None else energy_mj.__getitem__)
+        affordable = candidates
+    affordable = affordable or candidates
+    highest = max([expected[at] for at in affordable])
+    return min([at for at in affordable if expected[at] == highest], key=finish_ms.__getitem__)
