@@ -20,12 +20,14 @@ from rich.console import Console
 
 from ..policies.deadline import Deadline
 from ..policies.fixed import Fixed
+from ..policies.profile_model import ProfileModel
 from ..policies.situation import Budget, Evidence, OperatingPoint, Policy
 from ..runtime.bundle import Bundle
 from ..runtime.engines import make_engine
 from ..runtime.measure import measure_profile
-from ..runtime.menu import Menu, make_menu
+from ..runtime.menu import Menu, make_menus
 from ..runtime.profile import Profile, profile_path
+from ..runtime.runner import Runner
 from ..runtime.session import load
 from . import fresh
 from .budgets import budget_rows
@@ -140,8 +142,8 @@ def _ratio_row(figure: str, network: str, ratios: Any, control: dict[str, Any], 
 
 
 def decision_rows(bundle: Bundle, profile: Profile, network: str, effort: Effort) -> list[Row]:
-    """Microseconds of `Menu.ask`: laying out the situation, the policy, looking at its choice."""
-    menu = make_menu(bundle.manifest, profile.levels, partial(profile.finish_ms, batch=1))
+    """Microseconds of `Runner.ask`: the situation, what the time model says, the policy, looking at its choice."""
+    menu = make_menus(bundle.manifest, profile.levels, partial(profile.finish_ms, batch=1)).start
     first = menu.after[menu.steps[0]]
     seen = (first.read(np.zeros((1, len(bundle.manifest.classes)), np.float32))[0],)
     places: dict[str, tuple[Menu, tuple[Evidence, ...]]] = {
@@ -150,10 +152,12 @@ def decision_rows(bundle: Bundle, profile: Profile, network: str, effort: Effort
     }
     point = OperatingPoint(first.point.width, bundle.manifest.depths, first.point.precision)
     policies: dict[str, Policy] = {"fixed": Fixed(point), "deadline": Deadline()}
-    slack_ms = float(np.median(menu.finish_ms[:, -1]))  # half of the points fit
+    slack_ms = float(np.median(menu.idle_ms[:, -1]))  # half of the points fit
     repeats = 100
+    engine = make_engine("onnx", bundle)  # runs nothing here
+    runners = {name: Runner(engine, policy, ProfileModel(profile.levels)) for name, policy in policies.items()}
     tasks = {
-        (policy, place): partial(_ask_often, *places[place], policies[policy], slack_ms, repeats)
+        (policy, place): partial(_ask_often, *places[place], runners[policy], slack_ms, repeats)
         for policy in policies
         for place in places
     }
@@ -167,10 +171,10 @@ def decision_rows(bundle: Bundle, profile: Profile, network: str, effort: Effort
     ]  # fmt: skip
 
 
-def _ask_often(menu: Menu, evidence: tuple[Evidence, ...], policy: Policy, slack_ms: float, repeats: int) -> None:
-    budget = Budget(slack_ms)
+def _ask_often(menu: Menu, evidence: tuple[Evidence, ...], runner: Runner, slack_ms: float, repeats: int) -> None:
+    budget, stand = Budget(slack_ms), runner.begin(np.zeros(1, np.float32), menu, 0.0)
     for _ in range(repeats):
-        menu.ask(policy, slack_ms, budget, evidence)
+        runner.ask(stand, slack_ms / 1e3, budget, (evidence,))
 
 
 def size_row(files: Files) -> Row:

@@ -1,8 +1,11 @@
 """What a request comes back with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..policies.situation import FloatArray, OperatingPoint, Stop
+from ..policies.situation import Evidence, FloatArray, OperatingPoint, Stop
+from .course import Request
+from .runner import Reached, Stand
 
 
 # not frozen, which would take 1.2 µs of some 11 that a request spends in Python
@@ -18,9 +21,9 @@ class Answer:
         latency_ms: from the call until this answer was made.
         deadline_met: whether that was in time; True where there was no deadline.
         stopped_by: why no further exit was run; None if more may follow (`Session.refine`).
-        expected_ms: the profile's median of the time to this point.
+        expected_ms: the time model's median, when the request began, of the time to this point.
         expected_accuracy: this point's held-out accuracy, in [0, 1].
-        exits: depths of the exits that were computed, ascending.
+        exits: depths of the exits that were computed, in that order.
     """
 
     scores: FloatArray
@@ -34,3 +37,43 @@ class Answer:
     expected_ms: float
     expected_accuracy: float
     exits: tuple[int, ...]
+
+
+def make_answer(
+    classes: Sequence[str],
+    request: Request,
+    start: Stand,
+    median: int,
+    reached: Reached,
+    stopped_by: Stop | None,
+    now: float,
+) -> Answer:
+    """The answer `now` of a request that reached these exits, at least one.
+
+    `start`: as it stood at its first decision; `median`: the place of that level in what was predicted there.
+    """
+    best = reached[0] if len(reached) == 1 else max(reversed(reached), key=_accuracy)
+    return Answer(
+        scores=best.scores,
+        label=classes[best.top],
+        index=best.top,
+        confidence=best.confidence,
+        point=best.point,
+        latency_ms=(now - request.arrival) * 1e3,
+        deadline_met=now <= request.deadline,
+        stopped_by=stopped_by,
+        expected_ms=_expected_ms(request, start, best.point, median),
+        expected_accuracy=best.accuracy,
+        exits=tuple([seen.point.depth for seen in reached]),
+    )
+
+
+def _expected_ms(request: Request, start: Stand, point: OperatingPoint, median: int) -> float:
+    row = start.menu.rows.get(point.whole_way)
+    if row is None or start.predicted_ms is None:  # not on the menu there: what the profile says
+        return request.menus.exits[point].expected_ms
+    return float(start.predicted_ms[row, median])
+
+
+def _accuracy(seen: Evidence) -> float:
+    return seen.accuracy

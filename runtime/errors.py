@@ -11,3 +11,11 @@ class BundleError(StrettoError):
 
 class InputError(StrettoError, ValueError):
     """A request's input doesn't fit the bundle's input specification; the session stays usable."""
+
+
+class EngineError(StrettoError, RuntimeError):
+    """An engine failed at a point, and no other point could stand in; names the point and the engine's own error."""
+
+
+class ClosedError(StrettoError, RuntimeError):
+    """A session or an engine is used after it was closed, or in a fork; names it."""

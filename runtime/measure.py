@@ -2,8 +2,9 @@
 
 A request goes exit by exit along one width and precision. One such run gives the time at every exit, so the differences
 within it are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up
-those of their parts. What is timed includes what the session does at each exit (calibrated scores and one decision of
-the deadline policy for each sample) and its check of the input, but not the making of the answer, some 10 µs.
+those of their parts. What is timed includes what the session does at each exit (calibrated scores, what the time model
+is told and asked, and one decision of the deadline policy for each sample) and its check of the input, but not what
+comes after the last exit, the making of the answer, some 10 µs.
 """
 
 import math
@@ -18,12 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from ..policies.deadline import Deadline
-from ..policies.situation import Evidence, Step
+from ..policies.profile_model import ProfileModel
+from ..policies.situation import Step
 from .bundle import Bundle
 from .engines import Engine, make_engine
 from .inputs import UNLIMITED, Samples, check_input
-from .menu import legs, make_menu, spans, starts, ways
+from .menu import legs, make_menus, spans, starts, ways
 from .profile import BACK_TO_BACK, PACED, Profile, device_key, profile_path
+from .runner import NOTHING, Clocks, Reached, Runner
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)
 RUNS = {BACK_TO_BACK: 10, PACED: 5}  # of each path in each round: 20 rounds give 200 and 100 samples to the quantiles
@@ -107,8 +110,10 @@ class Stopwatch:
     def __init__(self, engine: Engine, bundle: Bundle):
         manifest = bundle.manifest
         self.legs = {way: legs(manifest, *way) for way in ways(manifest)}
-        self._engine, self._bundle, self._policy = engine, bundle, Deadline(level=LEVELS[-1])
-        self._menu = make_menu(manifest, LEVELS, lambda step: (0.0,) * len(LEVELS))
+        self._engine, self._bundle = engine, bundle
+        clocks = Clocks(lambda: time.perf_counter(), lambda: time.thread_time())
+        self._runner = Runner(engine, Deadline(level=LEVELS[-1]), ProfileModel(LEVELS), clocks=clocks)
+        self._start = make_menus(manifest, LEVELS, lambda step: (1.0,) * len(LEVELS)).start
         self._inputs: dict[int, Samples] = {}
         self._samples_ms: dict[tuple[Step, int, str], list[float]] = defaultdict(list)
 
@@ -153,16 +158,15 @@ class Stopwatch:
 
     def _run(self, way: Way, x: Samples) -> list[float]:
         """Milliseconds from the start to the start itself (0), exit 1, exit 2, … of one request of `x`'s samples."""
-        menu, reached_ms = self._menu, [0.0]
-        reached: list[tuple[Evidence, ...]] = [()] * len(x)
-        started = time.perf_counter()
+        reached_ms = [0.0]
+        reached: list[Reached] = [NOTHING] * len(x)
+        started = self._runner.clocks.wall()
         check_input(x, self._bundle.manifest.input)
-        menu.ask(self._policy, math.inf, UNLIMITED, ())
+        stand = self._runner.begin(x, self._start, started)
         for leg in self.legs[way]:
-            exit, evidence, x = menu.take(self._engine, leg, x)
-            menu = exit.menu
+            self._runner.ask(stand, math.inf, UNLIMITED, reached)
+            _, evidence = self._runner.take(stand, leg)
             for row, seen in enumerate(evidence):
                 reached[row] += (seen,)
-                menu.ask(self._policy, math.inf, UNLIMITED, reached[row])
-            reached_ms.append((time.perf_counter() - started) * 1e3)
+            reached_ms.append((stand.at_s - started) * 1e3)
         return reached_ms

@@ -1,51 +1,44 @@
 """What a request can do next, with the profile's times and the bundle's accuracies laid out for the policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
 from ..policies.exits import scores_around
-from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
-from .engines import Engine
-from .inputs import Samples
+from ..policies.situation import Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
 from .manifest import Manifest, PointRecord
+
+IdleTimes = Callable[[Step], tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Menu:
     """The steps possible where a request stands. Made once, shared by all requests that stand there.
 
-    `finish_ms`: (steps, levels); `accuracy`: (steps,); `after`: the exit that each step leads to.
+    `idle_ms`: (steps, levels of the profile) from here to each step's exit on the idle device; `accuracy`: (steps,);
+    `after`: the exit that each step leads to; `rows`: each step's place in the arrays.
     """
 
     steps: tuple[Step, ...]
-    finish_ms: FloatArray
-    levels: tuple[float, ...]
+    idle_ms: FloatArray
     accuracy: FloatArray
     after: "dict[Step, Exit]"
+    rows: dict[Step, int]
 
-    def ask(self, policy: Policy, slack_ms: float, budget: Budget, evidence: tuple[Evidence, ...]) -> Step | Stop:
-        """The policy's choice, which isn't asked where nothing is left to choose.
+    def choose(self, policy: Policy, situation: Situation) -> Step | Stop:
+        """The policy's choice in a situation of these steps.
 
         Raises:
             RuntimeError: it isn't offered, or an end before the first exit.
         """
-        if not self.steps and evidence:
-            return Stop.FINAL
-        situation = Situation(slack_ms, budget, evidence, self.steps, self.finish_ms, self.levels, self.accuracy)
         choice = policy.next(situation)
-        if choice in self.after or (evidence and isinstance(choice, Stop)):
+        if choice in self.after or (situation.evidence and isinstance(choice, Stop)):
             return choice
-        allowed = "one of situation.steps" + (" or a Stop" if evidence else ", as no exit was reached yet")
+        allowed = "one of situation.steps" + (" or a Stop" if situation.evidence else ", as no exit was reached yet")
         raise RuntimeError(f"policy {policy!r} chose {choice!r}; it must choose {allowed}")
-
-    def take(self, engine: Engine, step: Step, x: Samples) -> "tuple[Exit, list[Evidence], Samples]":
-        """Runs `step` on `x`, the samples as they stand here: its exit, what that says of each, what the next takes."""
-        logits, features = engine.run(step, x)
-        exit = self.after[step]
-        return exit, exit.read(logits), x if features is None else features  # nothing goes on from the final exit
 
     def leg(self, step: Step) -> Step:
         """The nearest exit on the way that `step` goes."""
@@ -74,6 +67,13 @@ class Exit:
         return Evidence(self.point, scores, int(largest), float(scores[largest]), self.record.accuracy)
 
 
+class Menus(NamedTuple):
+    """All that one number of samples can choose from: where they start, and what is behind every exit."""
+
+    start: Menu
+    exits: dict[OperatingPoint, Exit]
+
+
 def spans(manifest: Manifest, width: float, precision: str, first: int = 0) -> tuple[Step, ...]:
     """The steps that start at stage `first` (0 for the stem, else 2 or more), nearest exit first."""
     return tuple(Step(first, depth, width, precision) for depth in range(max(first, 1), manifest.depths + 1))
@@ -99,24 +99,53 @@ def all_steps(manifest: Manifest) -> tuple[Step, ...]:
     return tuple(step for way in ways(manifest) for first in starts(manifest) for step in spans(manifest, *way, first))
 
 
-def make_menu(manifest: Manifest, levels: tuple[float, ...], finish_ms: Callable[[Step], tuple[float, ...]]) -> Menu:
-    """Where every request starts; all that follows hangs on it.
+def make_menus(
+    manifest: Manifest,
+    levels: tuple[float, ...],
+    idle_ms: IdleTimes,
+    failed: Collection[OperatingPoint] = (),
+    whole: bool = True,
+) -> Menus:
+    """What requests of one number of samples choose from.
 
-    `finish_ms` gives (levels,) milliseconds from where a step starts to its exit; `levels` has 0.5 among them.
+    Args:
+        levels: of the quantiles that `idle_ms` gives, 0.5 among them.
+        idle_ms: (levels,) milliseconds from where a step starts to its exit.
+        failed: points whose exits nothing leads to any more.
+        whole: also offer at the start what isn't worth it, see `worthwhile`.
     """
     exits: dict[OperatingPoint, Exit] = {}
+    median = levels.index(0.5)
 
     def menu(steps: tuple[Step, ...]) -> Menu:
-        times = np.array([finish_ms(step) for step in steps]).reshape(len(steps), len(levels))
+        steps = tuple(step for step in steps if step.point not in failed)
+        times = np.array([idle_ms(step) for step in steps]).reshape(len(steps), len(levels))
         after = {step: exits[step.point] for step in steps}
-        return Menu(steps, times, levels, np.array([exit.record.accuracy for exit in after.values()]), after)
+        accuracy = np.array([exit.record.accuracy for exit in after.values()])
+        return Menu(steps, times, accuracy, after, {step: row for row, step in enumerate(steps)})
 
     for record in sorted(manifest.points, key=lambda record: -record.depth):  # what lies behind an exit comes before it
-        width, depth, precision = record.width, record.depth, record.precision
-        point = OperatingPoint(width, depth, precision)
-        median_ms = finish_ms(Step(0, depth, width, precision))[levels.index(0.5)]
-        exits[point] = Exit(record, point, median_ms, menu(spans(manifest, width, precision, depth + 1)))
-    return menu(tuple(step for way in ways(manifest) for step in spans(manifest, *way)))
+        point = OperatingPoint(record.width, record.depth, record.precision)
+        behind = spans(manifest, record.width, record.precision, record.depth + 1)
+        exits[point] = Exit(record, point, idle_ms(point.whole_way)[median], menu(behind))
+    start = menu(tuple(step for way in ways(manifest) for step in spans(manifest, *way)))
+    return Menus(start if whole else menu(worthwhile(start, median)), exits)
+
+
+def worthwhile(start: Menu, median: int) -> tuple[Step, ...]:
+    """The steps from the start without those that another beats: as accurate, and as soon at the median and the top.
+
+    One that is beaten stays where it lies on the way to one that isn't: passing its exit is the answer in hand there.
+    """
+    times = start.idle_ms[:, [median, -1]]
+    kept: list[Step] = []
+    for row, step in enumerate(start.steps):
+        as_good = (start.accuracy >= start.accuracy[row]) & (times <= times[row]).all(axis=1)
+        better = (start.accuracy > start.accuracy[row]) | (times < times[row]).any(axis=1)
+        if not (as_good & better).any():
+            kept.append(step)
+    deepest = {_way(step): step.depth for step in kept}  # of each way, nearest first
+    return tuple(step for step in start.steps if step.depth <= deepest.get(_way(step), 0))
 
 
 def _way(step: Step) -> tuple[int, float, str]:

@@ -12,7 +12,7 @@ from ..bundle import Bundle
 from .cut import Cut
 
 # name → module:class, relative to here; a string, so that listing names imports nothing
-ENGINES = {"onnx": ".onnx:OnnxEngine"}
+ENGINES = {"onnx": ".onnx:OnnxEngine", "openvino": ".openvino:OpenVinoEngine"}
 
 
 class Engine(Protocol):
@@ -25,6 +25,9 @@ class Engine(Protocol):
     name: str
     threads: int
     in_caller: bool
+
+    def runs(self, precision: str) -> bool:
+        """Whether this engine, on this device, computes in a precision rather than fails or computes in another."""
 
     def load(self, step: Step) -> None:
         """Gets the step ready, so that its first run is as fast as the next; does nothing where it is."""
@@ -45,7 +48,12 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Frees what the steps hold; what is running ends normally, later calls raise `RuntimeError`."""
+        """Frees what the steps hold; what is running ends normally, later calls raise `ClosedError`."""
+
+
+def runnable(engine: Engine, bundle: Bundle) -> Bundle:
+    """The bundle with the precisions that the engine runs."""
+    return bundle.only([precision for precision in bundle.manifest.precisions if engine.runs(precision)])
 
 
 def make_engine(name: str, bundle: Bundle, threads: int = 1, providers: Sequence[str] | None = None) -> Engine:
@@ -57,6 +65,7 @@ def make_engine(name: str, bundle: Bundle, threads: int = 1, providers: Sequence
 
     Raises:
         ValueError: no such engine, threads below 1, or a provider that isn't there; names what is.
+        ImportError: the engine's library isn't installed; names the extra that brings it.
     """
     if name not in ENGINES:
         raise ValueError(f"engine {name!r} isn't known; there are {', '.join(ENGINES)}")

@@ -37,7 +37,7 @@ def set_profile(bundle: Bundle, stage_ms: float = 1e6, batches: tuple[int, ...] 
 class Recorder:
     """An engine around another one that notes every run: `runs` is a list of (step, samples)."""
 
-    name, threads = "onnx", 1
+    name, threads, in_caller = "onnx", 1, True
 
     def __init__(self, engine):
         self._engine, self.runs, self.closed = engine, [], False
@@ -45,9 +45,9 @@ class Recorder:
     def load(self, step):
         self._engine.load(step)
 
-    def run(self, step, x):
+    def run(self, step, x, cut=None):
         self.runs.append((step, len(x)))
-        return self._engine.run(step, x)
+        return self._engine.run(step, x, cut)
 
     def close(self):
         self.closed = True
@@ -63,7 +63,7 @@ class Clock:
     def __call__(self):
         return self.now_s
 
-    perf_counter = __call__
+    perf_counter = thread_time = __call__
 
     def sleep(self, seconds):
         self.now_s += seconds
@@ -72,7 +72,7 @@ class Clock:
 class SetPace:
     """An engine that answers zeros after `expected_ms` times the number of samples have passed on `clock`."""
 
-    name, threads = "onnx", 1
+    name, threads, in_caller = "onnx", 1, True
 
     def __init__(self, bundle, clock, stage_ms):
         self._classes, self._clock, self._stage_ms = len(bundle.manifest.classes), clock, stage_ms
@@ -81,7 +81,7 @@ class SetPace:
     def load(self, step):
         """Nothing to load."""
 
-    def run(self, step, x):
+    def run(self, step, x, cut=None):
         self.runs.append(step)
         self._clock.sleep(expected_ms(step, self._stage_ms) * len(x) / 1e3)
         return x.reshape(len(x), -1)[:, : self._classes] * 0, x

@@ -45,7 +45,7 @@ def test_steps_and_spans_take_what_passed_between_their_exits(bundle, clock):
 
 def test_upper_quantile_of_few_runs_is_the_slowest(bundle, clock):
     class Stutters(SetPace):
-        def run(self, step, x):
+        def run(self, step, x, cut=None):
             if len(self.runs) == 30:
                 clock.sleep(1.0)
             return super().run(step, x)

@@ -14,6 +14,7 @@ from stretto.policies.situation import Budget, OperatingPoint, Step, Stop
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
 from stretto.runtime.errors import InputError
+from stretto.runtime.runner import Clocks
 from stretto.runtime.session import Session
 
 from .fakes import Clock, Recorder, SetPace, set_profile
@@ -85,14 +86,15 @@ def test_answer_says_what_was_expected(toy, opened):
 
 
 @pytest.fixture
-def paced(bundle, monkeypatch):
+def paced(bundle):
     """Opens a session on a clock that only its engine moves, by `stage_ms` for each stage of full width."""
 
     def paced(stage_ms=STAGE_MS, policy=None):
         clock = Clock()
-        monkeypatch.setattr("stretto.runtime.session.monotonic", clock)
         engine = SetPace(bundle, clock, stage_ms)
-        session = Session(bundle, engine, policy or Deadline(), set_profile(bundle, STAGE_MS))
+        session = Session(
+            bundle, engine, policy or Deadline(), set_profile(bundle, STAGE_MS), clocks=Clocks(clock, clock)
+        )
         engine.runs.clear()
         return session, engine, clock
 

@@ -1,0 +1,21 @@
+"""The time model that learns nothing: a step takes what the profile says, whatever happens."""
+
+from dataclasses import dataclass
+
+from .latency import Ran
+from .load import Load
+from .situation import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileModel:
+    """Gives the profile's own quantiles, at the profile's own `levels`: right on an idle machine, and nowhere else."""
+
+    levels: tuple[float, ...]
+
+    def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load) -> FloatArray:
+        """`idle_ms` itself."""
+        return idle_ms
+
+    def observe(self, ran: Ran) -> None:
+        """Nothing changes."""

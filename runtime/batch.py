@@ -1,0 +1,112 @@
+"""Several samples of one request, which go on together as long as the policy chooses the same for them."""
+
+from typing import NamedTuple
+
+from ..policies.situation import OperatingPoint, Step, Stop
+from .course import Course, Request
+from .engines.cut import CutOff
+from .inputs import Samples
+from .offers import Offers
+from .runner import NOTHING, Failed, Reached, Runner, Stand
+from .watchdog import Guard
+
+
+class Group(NamedTuple):
+    """Samples, by their numbers, that take the same step next; `at`: the exit where they stand, None at the start."""
+
+    samples: list[int]
+    stand: Stand
+    at: OperatingPoint | None
+    step: Step
+
+
+class BatchRun(Course):
+    """Takes every sample of a batch as far as the policy goes. `reached`, `stops`: of each sample.
+
+    Arguments and errors as for `Run`.
+    """
+
+    def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guard: Guard | None):
+        super().__init__(runner, offers, request, x, guard)
+        self.reached: list[Reached] = [NOTHING] * len(x)
+        self.stops: dict[int, Stop] = {}
+        self.was_cut_off = False
+        self.start = runner.begin(x, request.menus.start, request.arrival)
+        self._ran = stand = runner.begin(x, request.menus.start, request.arrival)
+        self._groups = self._part(stand, list(range(len(x))), None)
+        self.start.predicted_ms = stand.predicted_ms
+
+    def finish(self) -> None:
+        """Runs until all samples have stopped."""
+        while self._groups:
+            group = self._groups.pop()
+            if group.stand is not self._ran:  # others ran since it was decided
+                self._runner.pick_up(group.stand)
+                self._ran = group.stand
+            try:
+                self._groups += self._advance(group)
+            except CutOff:
+                self._be_cut_off(group)
+
+    def end(self) -> None:
+        """Calls the guard off."""
+        if self._guard is not None:
+            self._guard.call_off()
+
+    def _advance(self, group: Group) -> list[Group]:
+        """Runs the group's step, notes what its samples saw, and gives the groups that go on."""
+        stand, step = group.stand, group.step
+        cut = self._protect(stand, step) if group.at is not None else None
+        try:
+            exit, evidence = self._runner.take(stand, step, cut)
+        except Failed as failed:
+            return self._fall_back(group, failed)
+        for sample, seen in zip(group.samples, evidence, strict=True):
+            self.reached[sample] += (seen,)
+        return self._part(stand, group.samples, exit.point)
+
+    def _part(self, stand: Stand, samples: list[int], at: OperatingPoint | None) -> list[Group]:
+        """Asks for every sample that stands here, notes why some stop, and gives the groups that go on."""
+        rows_by_step: dict[Step, list[int]] = {}
+        choices = self._ask(stand, [self.reached[sample] for sample in samples])
+        for row, choice in enumerate(choices):
+            if isinstance(choice, Stop):
+                self.stops[samples[row]] = choice
+            else:
+                step = self._offers.ready(stand.menu, choice, self._request.deadline)
+                rows_by_step.setdefault(step, []).append(row)
+        if len(rows_by_step) == 1 and len(rows_by_step[step]) == len(samples):
+            return [Group(samples, stand, at, step)]
+        return [
+            Group([samples[row] for row in rows], self._some(stand, rows, at, step), at, step)
+            for step, rows in rows_by_step.items()
+        ]
+
+    def _some(self, stand: Stand, rows: list[int], at: OperatingPoint | None, step: Step) -> Stand:
+        """A part of the samples that stand here, with the times of so many."""
+        menus = self._offers.menus(len(rows))
+        menu = menus.start if at is None else menus.exits[at].menu
+        if step not in menu.rows:  # the engine failed there, in another request, since this one chose it
+            menu = stand.menu
+        part = Stand(stand.x[rows], menu, stand.at_s, stand.cpu_s, stand.awake_cpu_s)
+        self._runner.predict(part)
+        return part
+
+    def _fall_back(self, group: Group, failed: Failed) -> list[Group]:
+        """Decides again without the point: how to go on from here, or else whether to start again at another width."""
+        self._without(group.step, failed, group.stand, group.at)
+        groups = self._part(group.stand, group.samples, group.at)
+        stopped = [sample for sample in group.samples if sample in self.stops]
+        if group.at is None or not stopped:
+            return groups
+        for sample in stopped:
+            del self.stops[sample]
+        start = self._offers.menus(len(stopped)).start
+        again = self._runner.begin(self._x[stopped], start, self._runner.clocks.wall())
+        return groups + self._part(again, stopped, None)
+
+    def _be_cut_off(self, group: Group) -> None:
+        self.was_cut_off = True
+        self.stops |= dict.fromkeys(group.samples, Stop.DEADLINE)
+        if self._guard is not None:
+            self._guard.was_cut(group.stand.at_s)

@@ -1,0 +1,64 @@
+"""What a request of one sample and a batch have in common on their way from exit to exit."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..policies.situation import Budget, OperatingPoint, Step, Stop
+from .engines.cut import Cut
+from .errors import EngineError
+from .inputs import Samples
+from .menu import Menus
+from .offers import Offers
+from .runner import Failed, Reached, Runner, Stand
+from .watchdog import Guard
+
+
+class Request(NamedTuple):
+    """`arrival`, `deadline`: seconds of `time.monotonic()`; `menus`: for its number of samples."""
+
+    arrival: float
+    deadline: float
+    budget: Budget
+    menus: Menus
+
+
+class Course:
+    """Decides, protects, and finds a way around a point where the engine fails.
+
+    Args:
+        x: (samples, …) as the network takes them.
+        guard: cuts off what would end too late, once an exit was reached; None: nobody does.
+    """
+
+    def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guard: Guard | None):
+        self._runner, self._offers, self._request, self._x, self._guard = runner, offers, request, x, guard
+
+    def _ask(self, stand: Stand, reached: Sequence[Reached]) -> list[Step | Stop]:
+        """The policy's choice for each of the samples at `stand`, which reached these exits.
+
+        Raises:
+            EngineError: none, because the engine failed at too many points.
+        """
+        if not stand.menu.steps and not reached[0]:
+            raise EngineError(f"no point is left: {self._offers.say_failures()}")
+        try:
+            return self._runner.ask(stand, self._request.deadline, self._request.budget, reached)
+        except ValueError as error:
+            if not self._offers.failures:
+                raise
+            raise EngineError(f"{error}; {self._offers.say_failures()}") from error
+
+    def _protect(self, stand: Stand, step: Step) -> Cut | None:
+        """What may end the step, an exit having been reached: otherwise a late answer is better than none."""
+        if self._guard is None:
+            return None
+        expected_ms = self._runner.latest_ms(stand, step)
+        self._guard.expect(stand.at_s, stand.at_s + expected_ms / 1e3)
+        return self._guard.cut
+
+    def _without(self, step: Step, failed: Failed, stand: Stand, at: OperatingPoint | None) -> Menus:
+        """Stays where it is, at the exit `at` or at the start, but with menus without the point that failed."""
+        menus = self._offers.without(step.point, failed.reason, len(stand.x))
+        stand.menu = menus.start if at is None else menus.exits[at].menu
+        self._runner.pick_up(stand)
+        return menus

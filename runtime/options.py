@@ -1,0 +1,70 @@
+"""What `load` was given, as the objects that a session is made of."""
+
+import logging
+import os
+
+from ..policies import make_policy
+from ..policies.fixed import Fixed
+from ..policies.latency import TimeModel
+from ..policies.profile_model import ProfileModel
+from ..policies.situation import OperatingPoint, Policy
+from .bundle import Bundle
+from .engines import Engine
+from .measure import Stopwatch, warm_up_profile
+from .profile import Profile, cached_profile
+
+log = logging.getLogger(__name__)
+
+
+def chosen_policy(policy: str | Policy | OperatingPoint, confidence: float | None, bundle: Bundle) -> Policy:
+    """A policy by its name, a fixed one for a point, or the policy itself.
+
+    Raises:
+        ValueError: no such policy or point, or a confidence beside a policy that is complete.
+        TypeError: it's none of the three.
+    """
+    if isinstance(policy, OperatingPoint):
+        bundle.point(policy.width, policy.depth, policy.precision)
+        return Fixed(policy, confidence)
+    if isinstance(policy, str):
+        return make_policy(policy, confidence=confidence)
+    if not hasattr(policy, "next"):
+        raise TypeError(
+            f"policy is {policy!r}; give a policy's name, an OperatingPoint, or an object with next(situation)"
+        )
+    if confidence is not None:
+        raise ValueError(f"confidence {confidence} given beside a policy of your own; give it to {policy!r} itself")
+    return policy
+
+
+def chosen_profile(profile: str | os.PathLike[str] | Profile, bundle: Bundle, engine: Engine) -> Profile:
+    """The profile to plan with; all legs are loaded, and were run once, afterwards."""
+    if isinstance(profile, Profile):
+        found: Profile | None = profile
+    else:
+        found = cached_profile(bundle, engine.name, engine.threads) if profile == "auto" else Profile.load(profile)
+    if found is None:
+        log.warning(
+            "%s was never profiled here: planning with a few warm-up runs; measure it by: stretto profile %s",
+            bundle.path.name,
+            bundle.path,
+        )
+        return warm_up_profile(engine, bundle)
+    Stopwatch(engine, bundle).load([1])
+    return found
+
+
+def chosen_model(time_model: str | TimeModel, profile: Profile) -> TimeModel:
+    """A time model by its name, or the model itself.
+
+    Raises:
+        ValueError: no such model.
+        TypeError: it's neither.
+    """
+    if time_model == "profile":
+        return ProfileModel(profile.levels)
+    if isinstance(time_model, str):
+        raise ValueError(f"there is no time model {time_model!r}; name one of profile")
+    if not hasattr(time_model, "finish_ms"):
+        raise TypeError(f"time_model is {time_model!r}; give a model's name, or an object with finish_ms and observe")
+    return time_model

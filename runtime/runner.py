@@ -1,0 +1,185 @@
+"""Runs steps and decides between them: engine, time model and policy together, with the clocks that they are told."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from time import monotonic, thread_time
+from typing import NamedTuple, Protocol
+
+from ..policies.latency import Ran, TimeModel
+from ..policies.load import UNKNOWN, Load
+from ..policies.situation import Budget, Evidence, FloatArray, Policy, Situation, Step, Stop
+from .engines import Engine
+from .engines.cut import Cut, CutOff
+from .errors import ClosedError
+from .inputs import Samples
+from .menu import Exit, Menu
+
+Reached = tuple[Evidence, ...]  # by one sample, oldest first
+NOTHING: Reached = ()
+
+
+class Sensing(Protocol):
+    """Whoever knows the load. `now`: as last seen; cheap to read, from any thread."""
+
+    @property
+    def now(self) -> Load: ...
+
+
+class Blind:
+    """No sensors: nothing is known of the load."""
+
+    now = UNKNOWN
+
+
+class Failed(Exception):
+    """The engine failed at a step, for that `reason`; whoever ran it looks for another."""
+
+    def __init__(self, reason: Exception):
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class Clocks(NamedTuple):
+    """Seconds, as `time.monotonic` and `time.thread_time` give them."""
+
+    wall: Callable[[], float] = monotonic
+    thread: Callable[[], float] = thread_time
+
+
+@dataclass(slots=True)
+class Stand:
+    """Where samples of a request stand, and since when.
+
+    Args:
+        x: what the next step takes, (samples, …).
+        menu: what is possible.
+        at_s: when they got here, by the wall clock: at the last exit, or when the request arrived.
+        cpu_s: the same by the clock of the thread that runs them.
+        awake_cpu_s: by that clock, since when the thread has been running without a sleep, as far as is known.
+        load: as known at the last decision.
+        predicted_ms: (steps, levels of the model) what the model said there.
+    """
+
+    x: Samples
+    menu: Menu
+    at_s: float
+    cpu_s: float
+    awake_cpu_s: float
+    load: Load = UNKNOWN
+    predicted_ms: FloatArray | None = field(default=None, repr=False)
+
+
+class Runner:
+    """The one place where steps are run, timed and chosen; for any number of threads.
+
+    The model isn't safe from several threads, so one lock guards it, which is never held while a graph runs.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Policy,
+        model: TimeModel,
+        sensors: Sensing | None = None,
+        clocks: Clocks = Clocks(),
+    ):
+        self.engine, self.policy, self.model = engine, policy, model
+        self.sensors: Sensing = sensors or Blind()
+        self.clocks = clocks
+        self._learning = Lock()
+
+    def begin(self, x: Samples, menu: Menu, at_s: float, awake_cpu_s: float | None = None) -> Stand:
+        """Samples, (samples, …), at a menu since `at_s`."""
+        cpu_s = self.clocks.thread()
+        return Stand(x, menu, at_s, cpu_s, cpu_s if awake_cpu_s is None else awake_cpu_s)
+
+    def pick_up(self, stand: Stand) -> None:
+        """Time went by that no step of these samples took: the next step begins now."""
+        at_s, cpu_s = self.clocks.wall(), self.clocks.thread()
+        stand.awake_cpu_s += cpu_s - stand.cpu_s
+        stand.at_s, stand.cpu_s = at_s, cpu_s
+
+    def predict(self, stand: Stand) -> FloatArray:
+        """(steps, levels of the model) when the exits on the menu would be reached; `stand` keeps it."""
+        ran_ms = (stand.cpu_s - stand.awake_cpu_s) * 1e3
+        stand.load = load = self.sensors.now
+        with self._learning:
+            predicted_ms = self.model.finish_ms(stand.menu.idle_ms, ran_ms, load)
+        stand.predicted_ms = predicted_ms
+        return predicted_ms
+
+    def ask(self, stand: Stand, deadline: float, budget: Budget, reached: Sequence[Reached]) -> list[Step | Stop]:
+        """The policy's choice for each of the samples here, which isn't asked where nothing is left to choose.
+
+        Past the deadline, with an exit reached, nothing goes on, whatever the policy says. `reached`: of each sample.
+
+        Raises:
+            RuntimeError: the policy chose what it can't.
+        """
+        menu = stand.menu
+        if not menu.steps:
+            return [Stop.FINAL] * len(reached)
+        finish_ms, slack_ms = self.predict(stand), (deadline - stand.at_s) * 1e3
+        choices = []
+        for seen in reached:
+            situation = Situation(
+                slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy
+            )
+            choice = menu.choose(self.policy, situation)
+            choices.append(Stop.DEADLINE if slack_ms <= 0 and seen and isinstance(choice, Step) else choice)
+        return choices
+
+    def latest_ms(self, stand: Stand, step: Step) -> float:
+        """By when the step's exit is reached as good as surely: the highest level of the last prediction."""
+        predicted_ms = self.predict(stand) if stand.predicted_ms is None else stand.predicted_ms
+        return float(predicted_ms[stand.menu.rows[step], -1])
+
+    def take(self, stand: Stand, step: Step, cut: Cut | None = None) -> tuple[Exit, list[Evidence]]:
+        """Runs a step of the menu: the exit where the samples stand then, and what it says of each.
+
+        Raises:
+            CutOff: `cut` ended it.
+            ClosedError: the engine is closed.
+            Failed: it raised anything else.
+        """
+        try:
+            logits, features = self.engine.run(step, stand.x, cut)
+        except CutOff:
+            self._tell(stand, step, cut_off=True)
+            raise
+        except ClosedError:
+            raise
+        except Exception as error:
+            raise Failed(error) from error
+        exit = stand.menu.after[step]
+        evidence = exit.read(logits)
+        self._tell(stand, step)
+        stand.menu = exit.menu
+        if features is not None:  # nothing goes on from the final exit
+            stand.x = features
+        return exit, evidence
+
+    def tell_path(self, start: Stand, end: Stand, step: Step, cut_off: bool) -> None:
+        """Tells the model of a whole path, as one step from where it started; `start` as it was at its decision."""
+        self._observe(start, step, end.at_s, end.cpu_s, cut_off)
+
+    def _tell(self, stand: Stand, step: Step, cut_off: bool = False) -> None:
+        at_s, cpu_s = self.clocks.wall(), self.clocks.thread()
+        self._observe(stand, step, at_s, cpu_s, cut_off)
+        stand.at_s, stand.cpu_s = at_s, cpu_s
+
+    def _observe(self, stand: Stand, step: Step, at_s: float, cpu_s: float, cut_off: bool) -> None:
+        row = stand.menu.rows[step]
+        ran = Ran(
+            step,
+            stand.menu.idle_ms[row],
+            (stand.cpu_s - stand.awake_cpu_s) * 1e3,
+            (cpu_s - stand.cpu_s) * 1e3 if self.engine.in_caller else None,
+            (at_s - stand.at_s) * 1e3,
+            stand.load,
+            cut_off,
+            None if stand.predicted_ms is None else stand.predicted_ms[row],
+        )
+        with self._learning:
+            self.model.observe(ran)

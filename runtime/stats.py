@@ -1,0 +1,37 @@
+"""What a session did so far, as counts."""
+
+from threading import Lock
+from typing import NamedTuple
+
+from ..policies.situation import OperatingPoint
+
+
+class Stats(NamedTuple):
+    """Of a session since it was loaded.
+
+    Args:
+        requests: that ended, with an answer or dropped; a batch is one.
+        deadlines_met: of them, answered in time.
+        cut_offs: of them, those one of whose steps was ended before its exit.
+        failures: how often the engine failed, by point; such a point is offered no more.
+    """
+
+    requests: int
+    deadlines_met: int
+    cut_offs: int
+    failures: dict[OperatingPoint, int]
+
+
+class Tally:
+    """Counts requests, from any thread."""
+
+    def __init__(self) -> None:
+        self._counting = Lock()
+        self.requests = self.deadlines_met = self.cut_offs = 0
+
+    def add(self, deadline_met: bool, was_cut_off: bool) -> None:
+        """A request ended."""
+        with self._counting:
+            self.requests += 1
+            self.deadlines_met += deadline_met
+            self.cut_offs += was_cut_off
