@@ -48,8 +48,9 @@ class Sensors:
 
     Args:
         root: of the file system; recorded files serve as well.
-        period_s: between rounds, in (0, 1]. What changes slowly is read each 0.5 or 1 s, or as rounds allow. On two
-            cores that nine tasks wanted, `cost()` was 0.48 % of a core at 30 ms and 0.66 % at 20, half of it waking up.
+        period_s: between rounds, in (0, 1]. What changes slowly is read each 0.5 to 2 s, or as rounds allow. On two
+            cores that trainings kept busy, `cost()` was 0.4 % of a core at 40 ms, 0.5–0.6 % at 30, 0.7–0.8 % at 20; a
+            third of it is the bare waking up.
         own_running: how many threads of this process run a step just now, which are no load of others.
         names: keys of `SENSORS`; those for this system where it isn't given.
 
@@ -60,7 +61,7 @@ class Sensors:
     def __init__(
         self,
         root: Path = Path("/"),
-        period_s: float = 0.03,
+        period_s: float = 0.04,
         own_running: Callable[[], int] = lambda: 0,
         names: Iterable[str] | None = None,
     ):
@@ -135,7 +136,7 @@ class Sensors:
                 watched.close()
 
 
-def cost(seconds: float = 5.0, period_s: float = 0.03) -> float:
+def cost(seconds: float = 5.0, period_s: float = 0.04) -> float:
     """Share of a core that the sensors take once they are running, measured over `seconds`.
 
     By the processor time of this process, which should do nothing else meanwhile; what their start takes isn't counted.

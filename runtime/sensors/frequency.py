@@ -15,7 +15,7 @@ class Frequency:
     Reference: https://docs.kernel.org/admin-guide/pm/cpufreq.html
     """
 
-    period_s = 1.0
+    period_s = 2.0
 
     def __init__(self, root: Path = Path("/")):
         folders = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))

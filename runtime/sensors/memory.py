@@ -25,7 +25,7 @@ VERSIONS = (
 class Memory:
     """`memory_mb` that could still be had: the system's, or less where a control group limits this process."""
 
-    period_s = 1.0
+    period_s = 2.0
 
     def __init__(self, root: Path = Path("/")):
         self._system = root / "proc/meminfo"

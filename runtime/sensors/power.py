@@ -12,7 +12,7 @@ class Power:
     is being discharged. Reference: https://docs.kernel.org/power/power_supply_class.html
     """
 
-    period_s = 1.0
+    period_s = 2.0
 
     def __init__(self, root: Path = Path("/")):
         folder = root / "sys/class/power_supply"

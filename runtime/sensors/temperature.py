@@ -19,7 +19,7 @@ class Temperature:
     The mainboard's, the battery's and the like aren't looked at.
     """
 
-    period_s = 1.0
+    period_s = 2.0
 
     def __init__(self, root: Path = Path("/")):
         self._files = _monitors(root / "sys/class/hwmon") or _zones(root / "sys/class/thermal")
