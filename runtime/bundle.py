@@ -11,7 +11,7 @@ import secrets
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from ..policies.situation import Step
 from .errors import BundleError
-from .manifest import Arrays, Fragment, Manifest, Member, PointRecord, TensorSpec
+from .manifest import Arrays, Fragment, Manifest, Member, PointRecord, TensorSpec, graphs_of
 from .onnx_fragment import graph_input, graph_output, header
 from .verify import WEIGHTS, Key, fragment_key, verify
 
@@ -44,13 +44,13 @@ class StepModel:
     """What an engine needs to run one step.
 
     `model`: a serialised ONNX model without weights; `outputs`: names of the logits and, unless the step ends at the
-    final exit, of the features that the next step takes; `initializers`: the weights, float32 and contiguous.
+    final exit, of the features that the next step takes; `initializers`: the weights, float32 or int8, contiguous.
     """
 
     model: bytes
     input: TensorSpec
     outputs: tuple[str, ...]
-    initializers: dict[str, NDArray[np.float32]]
+    initializers: Arrays
 
 
 class Bundle:
@@ -88,6 +88,13 @@ class Bundle:
             ) from error
         return cls(path, manifest, sha256, contents, weights)
 
+    def only(self, precisions: Iterable[str]) -> "Bundle":
+        """The same bundle with the points of these precisions, in its own order, as if it had no others."""
+        kept = tuple(precision for precision in self.manifest.precisions if precision in set(precisions))
+        points = tuple(point for point in self.manifest.points if point.precision in kept)
+        manifest = replace(self.manifest, precisions=kept, points=points)
+        return Bundle(self.path, manifest, self.sha256, self._graphs, self._weights)
+
     def point(self, width: float, depth: int, precision: str = "fp32") -> PointRecord:
         """What is known of an operating point.
 
@@ -123,11 +130,11 @@ class Bundle:
 
     def _parts(self, step: Step) -> list[Fragment]:
         """Bodies from `first` to `depth`, which the last stage doesn't have, then the head."""
-        last_body = min(step.depth, self.manifest.depths - 1)
+        last_body, precision = min(step.depth, self.manifest.depths - 1), graphs_of(step.precision)
         keys: list[Key] = [
-            (stage, step.width if stage else None, step.precision, "body") for stage in range(step.first, last_body + 1)
+            (stage, step.width if stage else None, precision, "body") for stage in range(step.first, last_body + 1)
         ]
-        return [self._fragments[key] for key in [*keys, (step.depth, step.width, step.precision, "head")]]
+        return [self._fragments[key] for key in [*keys, (step.depth, step.width, precision, "head")]]
 
     def _assemble(self, parts: list[Fragment], outputs: list[TensorSpec]) -> bytes:
         start = header(self.manifest.ir_version, self.manifest.opset, self.manifest.network)
@@ -135,7 +142,7 @@ class Bundle:
         source = graph_input(parts[0].input.name, parts[0].input.shape)
         return b"".join([start, *graphs, source, *(graph_output(output.name, output.shape) for output in outputs)])
 
-    def _bind(self, parts: list[Fragment]) -> dict[str, NDArray[np.float32]]:
+    def _bind(self, parts: list[Fragment]) -> Arrays:
         return {name: binding.array(self._weights) for part in parts for name, binding in part.bindings.items()}
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 FORMAT = 1
+GRAPHS_OF = {"bf16": "fp32"}  # precisions without graphs of their own: an engine runs another's in them
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -74,13 +75,14 @@ class PointRecord:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """How an initialiser is made of a shared tensor: cut, scaled, transposed, as float32.
+    """How an initialiser is made of a shared tensor: cut, scaled, transposed, as float32; of int8, as int8.
 
     Args:
         tensor: key in the weights.
         slices: per axis of that tensor, None for all of it, or the [start, stop) ranges kept, in this order.
         perm: order of the axes, applied last; None leaves them.
-        scale: key of a vector in the weights that multiplies the cut tensor along `scale_axis`; None for none.
+        scale: key of a vector in the weights that multiplies the cut tensor along `scale_axis`; None for none. An int8
+            tensor takes int8 signs: -1, 0 or 1.
         scale_axis: axis of the cut tensor, before `perm`.
     """
 
@@ -90,17 +92,17 @@ class Binding:
     scale: str | None = None
     scale_axis: int = 0
 
-    def array(self, weights: Arrays) -> NDArray[np.float32]:
+    def array(self, weights: Arrays) -> NDArray[Any]:
         """The initialiser, contiguous; shares the weights' memory where it is all of a float32 tensor."""
         kept = weights[self.tensor]
         for axis, ranges in enumerate(self.slices):
             if ranges is not None:
                 kept = _keep(kept, axis, ranges)
-        kept = kept.astype(np.float32, copy=False)
+        kept = _working(kept)
         if self.scale is not None:
             shape = [1] * kept.ndim
             shape[self.scale_axis] = -1
-            kept = kept * weights[self.scale].astype(np.float32, copy=False).reshape(shape)
+            kept = kept * _working(weights[self.scale]).reshape(shape)
         return np.asarray(kept if self.perm is None else kept.transpose(self.perm), order="C")
 
 
@@ -121,6 +123,11 @@ class Fragment:
     bindings: dict[str, Binding]
 
 
+def graphs_of(precision: str) -> str:
+    """The precision whose graphs are run for it: its own, or those of another."""
+    return GRAPHS_OF.get(precision, precision)
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """What a file inside the bundle must be: SHA-256 in hexadecimal, size in bytes once inflated."""
@@ -131,7 +138,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything about a bundle but its graphs and weights. `widths` ascend; depths run from 1 to `depths`."""
+    """Everything about a bundle but its graphs and weights.
+
+    `widths` ascend; depths run from 1 to `depths`; fragments are of the precisions that `graphs_of` gives.
+    """
 
     network: str
     classes: tuple[str, ...]
@@ -171,6 +181,11 @@ class Manifest:
 def _keep(array: NDArray[Any], axis: int, ranges: tuple[tuple[int, int], ...]) -> NDArray[Any]:
     parts = [array[(slice(None),) * axis + (slice(start, stop),)] for start, stop in ranges]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
+
+
+def _working(array: NDArray[Any]) -> NDArray[Any]:
+    """As the graphs take it: int8 as it is, what is stored in fewer bits of floating point as float32."""
+    return array if array.dtype == np.int8 else array.astype(np.float32, copy=False)
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ https://protobuf.dev/programming-guides/encoding/.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-FLOAT = 1  # TensorProto.DataType
+FLOAT, INT8 = 1, 3  # TensorProto.DataType
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1  # TensorProto.DataLocation
 

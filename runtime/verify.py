@@ -6,8 +6,8 @@ from itertools import product
 
 import numpy as np
 
-from .manifest import Arrays, Binding, Fragment, InputSpec, Manifest, PointRecord, TensorSpec
-from .onnx_fragment import FLOAT, Graph, read_fragment
+from .manifest import Arrays, Binding, Fragment, InputSpec, Manifest, PointRecord, TensorSpec, graphs_of
+from .onnx_fragment import FLOAT, INT8, Graph, read_fragment
 
 WEIGHTS = "weights.safetensors"
 Key = tuple[int, float | None, str, str]  # of a fragment: stage, width, precision, part
@@ -40,7 +40,7 @@ def verify(manifest: Manifest, graphs: Mapping[str, bytes], weights: Arrays) -> 
             _verify_fragment(fragment, graph, weights)
         except ValueError as error:
             raise ValueError(f"member {fragment.member!r}: {error}") from error
-    for width, precision in product(manifest.widths, manifest.precisions):
+    for width, precision in product(manifest.widths, _compiled(manifest)):
         _verify_unique([part for part in manifest.fragments if _on_path(part, width, precision)], parsed)
 
 
@@ -85,11 +85,16 @@ def _verify_point(point: PointRecord) -> None:
 
 
 def _verify_complete(manifest: Manifest) -> None:
-    depths, final = range(1, manifest.depths + 1), manifest.depths
-    expected: list[Key] = [(0, None, precision, "body") for precision in manifest.precisions]
-    for width, depth, precision in product(manifest.widths, depths, manifest.precisions):
+    depths, final, compiled = range(1, manifest.depths + 1), manifest.depths, _compiled(manifest)
+    expected: list[Key] = [(0, None, precision, "body") for precision in compiled]
+    for width, depth, precision in product(manifest.widths, depths, compiled):
         expected += [(depth, width, precision, "body")] * (depth < final) + [(depth, width, precision, "head")]
     _same("fragments", expected, [fragment_key(fragment) for fragment in manifest.fragments])
+
+
+def _compiled(manifest: Manifest) -> list[str]:
+    """The precisions that have graphs."""
+    return list(dict.fromkeys(map(graphs_of, manifest.precisions)))
 
 
 def _same(what: str, expected: list, found: list) -> None:
@@ -139,9 +144,10 @@ def _verify_fragment(fragment: Fragment, graph: Graph, weights: Arrays) -> None:
     _verify_names(fragment, graph)
     for name, binding in fragment.bindings.items():
         declared, bound = external[name], _bound_shape(name, binding, weights)
-        if declared.data_type != FLOAT or declared.dims != bound:
+        given, kind = (INT8, "int8 (3)") if _is_int8(binding.tensor, weights) else (FLOAT, "float32 (1)")
+        if declared.data_type != given or declared.dims != bound:
             found = f"type {declared.data_type}, shape {declared.dims}"
-            raise ValueError(f"initialiser {name!r} is declared as {found}, its binding gives float32 (1), {bound}")
+            raise ValueError(f"initialiser {name!r} is declared as {found}, its binding gives {kind}, {bound}")
 
 
 def _verify_names(fragment: Fragment, graph: Graph) -> None:
@@ -181,12 +187,12 @@ def _defined(graph: Graph) -> Iterator[str]:
 def _bound_shape(name: str, binding: Binding, weights: Arrays) -> tuple[int, ...]:
     """Shape that `binding.array` will have, from shapes alone; refuses what it couldn't do."""
     where = f"binding of {name!r}"
-    shape = _float_tensor(where, binding.tensor, weights)
+    shape = _tensor(where, binding.tensor, weights)
     if len(binding.slices) != len(shape):
         raise ValueError(f"{where} cuts {len(binding.slices)} axes, tensor {binding.tensor!r} has shape {shape}")
     cut = tuple(_kept(where, ranges, size) for ranges, size in zip(binding.slices, shape, strict=True))
     if binding.scale is not None:
-        _verify_scale(where, binding, cut, _float_tensor(where, binding.scale, weights))
+        _verify_scale(where, binding, binding.scale, cut, weights)
     if binding.perm is None:
         return cut
     if sorted(binding.perm) != list(range(len(cut))):
@@ -194,12 +200,16 @@ def _bound_shape(name: str, binding: Binding, weights: Arrays) -> tuple[int, ...
     return tuple(cut[axis] for axis in binding.perm)
 
 
-def _float_tensor(where: str, key: str, weights: Arrays) -> tuple[int, ...]:
+def _tensor(where: str, key: str, weights: Arrays) -> tuple[int, ...]:
     if key not in weights:
         raise ValueError(f"{where} names tensor {key!r}, which {WEIGHTS} doesn't have")
-    if weights[key].dtype not in (np.float32, np.float16):
-        raise ValueError(f"{where} names tensor {key!r} of {weights[key].dtype}, expected float32 or float16")
+    if weights[key].dtype not in (np.float32, np.float16, np.int8):
+        raise ValueError(f"{where} names tensor {key!r} of {weights[key].dtype}, expected float32, float16 or int8")
     return weights[key].shape
+
+
+def _is_int8(key: str, weights: Arrays) -> bool:
+    return weights[key].dtype == np.int8
 
 
 def _kept(where: str, ranges: tuple[tuple[int, int], ...] | None, size: int) -> int:
@@ -213,7 +223,14 @@ def _kept(where: str, ranges: tuple[tuple[int, int], ...] | None, size: int) -> 
     return kept
 
 
-def _verify_scale(where: str, binding: Binding, cut: tuple[int, ...], scale: tuple[int, ...]) -> None:
-    axis = binding.scale_axis
-    if not 0 <= axis < len(cut) or scale != (cut[axis],):
-        raise ValueError(f"{where} scales axis {axis} of {cut} by {binding.scale!r}, a tensor of shape {scale}")
+def _verify_scale(where: str, binding: Binding, scale: str, cut: tuple[int, ...], weights: Arrays) -> None:
+    axis, shape = binding.scale_axis, _tensor(where, scale, weights)
+    if not 0 <= axis < len(cut) or shape != (cut[axis],):
+        raise ValueError(f"{where} scales axis {axis} of {cut} by {scale!r}, a tensor of shape {shape}")
+    if _is_int8(binding.tensor, weights) != _is_int8(scale, weights):
+        raise ValueError(
+            f"{where} scales {weights[binding.tensor].dtype} by {scale!r} of {weights[scale].dtype}; only int8 goes "
+            "with int8"
+        )
+    if _is_int8(scale, weights) and not np.isin(weights[scale], (-1, 0, 1)).all():
+        raise ValueError(f"{where} scales int8 by {scale!r}, which holds more than the signs -1, 0 and 1")

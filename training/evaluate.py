@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..policies.situation import OperatingPoint, Step
 from ..runtime.bundle import Bundle
-from ..runtime.engines import Engine, make_engine
+from ..runtime.engines import Engine, make_engine, runnable
 from ..runtime.manifest import Manifest
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -24,7 +24,8 @@ def point_logits(
 ) -> tuple[dict[OperatingPoint, NDArray[np.float32]], NDArray[np.int64]]:
     """Every point's logits, (samples, classes), and the labels, (samples,), in the batches' order.
 
-    Exits of one width come from one pass through it. `progress` is told how many samples are done.
+    Exits of one width come from one pass through it; precisions that the engine can't run are left out. `progress`
+    is told how many samples are done.
 
     Raises:
         ValueError: there is no data, or it isn't what the bundle takes and answers.
@@ -32,11 +33,12 @@ def point_logits(
     found: dict[OperatingPoint, list[NDArray[np.float32]]] = {}
     labels: list[NDArray[np.int64]] = []
     runner = make_engine(engine, bundle, threads)
+    manifest = runnable(runner, bundle).manifest
     try:
         for x, y in batches:
-            _check(bundle.manifest, x, y)
-            for width, precision in product(bundle.manifest.widths, bundle.manifest.precisions):
-                for point, logits in _exits(runner, bundle.manifest.depths, width, precision, x):
+            _check(manifest, x, y)
+            for width, precision in product(manifest.widths, manifest.precisions):
+                for point, logits in _exits(runner, manifest.depths, width, precision, x):
                     found.setdefault(point, []).append(logits)
             labels.append(y)
             if progress is not None:

@@ -1,7 +1,9 @@
 """A trained supernet becomes a bundle."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +17,10 @@ from ..runtime.engines import make_engine
 from ..runtime.manifest import Arrays, Fragment, InputSpec, Manifest, PointRecord, TensorSpec
 from .calibrate import fit_temperature
 from .errors import ExportError
-from .evaluate import accuracy, point_logits
+from .evaluate import Batch, accuracy, point_logits
 from .fold import bind, shared_weights
-from .onnx_graph import Graph, Job, compile_parts
+from .onnx_graph import Graph, Job, Parts, compile_parts
+from .quantize import LARGEST, LARGEST_REDUCED, with_int8
 from .supernet import Supernet
 
 Loader = Iterable[tuple[Any, Any]]
@@ -25,18 +28,7 @@ Tell = Callable[[str, int, int], None]
 # largest difference to the torch network, over its largest logit, that an export may have; 16-bit weights have a
 # relative error of 2^-11 each, so there only gross errors are found
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """A bundle's contents before accuracies are known. `unshared_bytes`: of weights that only one width uses."""
-
-    fragments: tuple[Fragment, ...]
-    graphs: dict[str, bytes]
-    weights: Arrays
-    ir_version: int
-    opset: int
-    unshared_bytes: int
+PRECISIONS = {"fp32": "onnx", "int8": "onnx", "bf16": "openvino"}  # and the engines that their accuracy is measured by
 
 
 def export(
@@ -50,17 +42,22 @@ def export(
     network: str = "supernet",
     provenance: dict[str, Any] | None = None,
     weights: str = "float32",
+    precisions: Sequence[str] = ("fp32",),
+    reduce_range: bool = False,
     progress: Tell | None = None,
 ) -> Bundle:
-    """Write a supernet as a bundle: every width and depth, weights once, held-out accuracy of every point inside.
+    """Write a supernet as a bundle: every width, depth and precision, weights once, held-out accuracy of every point.
 
     Args:
         held_out: (x, y) batches that training never saw, as tensors or arrays; they give the accuracies.
         input: what the network takes, and how pixels become that.
         classes: names in the order of the logits; numbers where not given.
-        calibration: (x, y) batches, neither trained on nor held out, that give each exit's temperature; without them
-            temperatures stay 1.
+        calibration: (x, y) batches, neither trained on nor held out, that give each exit's temperature and int8's
+            ranges, and are gone through several times; without them temperatures stay 1.
         weights: "float32", or "float16" to halve the file; accuracies are those of what is stored.
+        precisions: of `PRECISIONS`, "fp32" among them; "int8" needs `calibration`, "bf16" the engine "openvino" on a
+            processor that has it, as its accuracy is measured on what runs it.
+        reduce_range: int8 weights in 7 bits, with which processors of x86 without VNNI are fast.
         progress: told what is being done, how much of it is done, and how much there is.
 
     Raises:
@@ -72,10 +69,14 @@ def export(
     net.eval()
     try:
         names = _checked_names(net, path, input, classes)
+        _check_precisions(precisions, calibration)
         parts = build_parts(net, input.shape, weights, tell)
-        manifest = _manifest(net, parts, input, names, network, provenance or {})
+        if "int8" in precisions and calibration is not None:
+            parts = _quantized(parts, calibration, LARGEST_REDUCED if reduce_range else LARGEST, tell)
+        manifest = _manifest(net, parts, precisions, input, names, network, provenance or {})
         draft = Bundle(path, manifest, "", parts.graphs, parts.weights)
-        _compare(net, draft, TOLERANCE[weights])
+        _check_engines(draft)
+        _compare(net, draft.only(["fp32"]), TOLERANCE[weights])
         manifest = replace(manifest, points=_measured(draft, held_out, calibration, tell))
     finally:
         net.train(was_training)
@@ -97,6 +98,11 @@ def build_parts(net: Supernet, shape: tuple[int, ...], dtype: str, tell: Tell) -
     parts = compiler.compile()
     tell("compiling", len(compiler.jobs), len(compiler.jobs))
     return parts
+
+
+def _quantized(parts: Parts, calibration: Loader, largest: int, tell: Tell) -> Parts:
+    """With the int8 form of every graph."""
+    return with_int8(parts, lambda: (x for x, _ in _arrays(calibration)), largest, partial(tell, "ranging"))
 
 
 class _Compiler:
@@ -154,18 +160,44 @@ def _checked_names(net: Supernet, path: Path, input: InputSpec, classes: Sequenc
     return tuple(classes or map(str, range(count)))
 
 
+def _check_precisions(precisions: Sequence[str], calibration: Loader | None) -> None:
+    unknown = [precision for precision in precisions if precision not in PRECISIONS]
+    if unknown or "fp32" not in precisions or len(set(precisions)) < len(precisions):
+        raise ValueError(f"precisions are {tuple(precisions)}; give fp32, and any others of {', '.join(PRECISIONS)}")
+    if "int8" in precisions and calibration is None:
+        raise ValueError("int8 needs calibration data, which gives the ranges of activations; pass calibration")
+
+
+def _check_engines(draft: Bundle) -> None:
+    """This machine can measure every precision."""
+    for precision in draft.manifest.precisions:
+        engine = make_engine(PRECISIONS[precision], draft)
+        runs = engine.runs(precision)
+        engine.close()
+        if not runs:
+            raise ValueError(
+                f"{precision} can't be measured: engine {engine.name!r} doesn't run it on this processor; export where "
+                "it does, or leave it out"
+            )
+
+
 def _zeros(net: Supernet, batch: int, shape: tuple[int, ...]) -> torch.Tensor:
     like = next(net.parameters())
     return torch.zeros(batch, *shape, device=like.device, dtype=like.dtype)
 
 
 def _manifest(
-    net: Supernet, parts: Parts, input: InputSpec, classes: tuple[str, ...], network: str, provenance: dict[str, Any]
+    net: Supernet,
+    parts: Parts,
+    precisions: Sequence[str],
+    input: InputSpec,
+    classes: tuple[str, ...],
+    network: str,
+    provenance: dict[str, Any],
 ) -> Manifest:
     points = [
-        PointRecord(width, depth, "fp32", 0.0, net.macs(width, depth), net.parameters_at(width, depth))
-        for width in net.widths
-        for depth in range(1, net.depths + 1)
+        PointRecord(width, depth, precision, 0.0, net.macs(width, depth), net.parameters_at(width, depth))
+        for width, depth, precision in product(net.widths, range(1, net.depths + 1), precisions)
     ]
     return Manifest(
         network=network,
@@ -173,7 +205,7 @@ def _manifest(
         input=input,
         widths=net.widths,
         depths=net.depths,
-        precisions=("fp32",),
+        precisions=tuple(precisions),
         ir_version=parts.ir_version,
         opset=parts.opset,
         points=tuple(points),
@@ -217,10 +249,10 @@ def _numbers(tensor: torch.Tensor) -> NDArray[Any]:
 
 def _measured(draft: Bundle, held_out: Loader, calibration: Loader | None, tell: Tell) -> tuple[PointRecord, ...]:
     """The points with accuracy and temperature, as the compiled graphs answer."""
-    logits, labels = point_logits(draft, _told("evaluating", held_out, tell))
+    logits, labels = _logits(draft, held_out, partial(_told, "evaluating", tell=tell))
     temperatures = dict.fromkeys(logits, 1.0)
     if calibration is not None:
-        aside, theirs = point_logits(draft, _told("calibrating", calibration, tell))
+        aside, theirs = _logits(draft, calibration, partial(_told, "calibrating", tell=tell))
         temperatures = {point: fit_temperature(z, theirs) for point, z in aside.items()}
     records = []
     for record in draft.manifest.points:
@@ -230,7 +262,19 @@ def _measured(draft: Bundle, held_out: Loader, calibration: Loader | None, tell:
     return tuple(records)
 
 
-def _told(what: str, loader: Loader, tell: Tell) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def _logits(
+    draft: Bundle, loader: Loader, told: Callable[[Loader], Iterator[Batch]]
+) -> tuple[dict[OperatingPoint, NDArray[np.float32]], NDArray[np.int64]]:
+    """Every point's logits, by the engine that runs its precision, and the labels."""
+    found: dict[OperatingPoint, NDArray[np.float32]] = {}
+    for engine in dict.fromkeys(PRECISIONS[precision] for precision in draft.manifest.precisions):
+        some = draft.only([precision for precision, by in PRECISIONS.items() if by == engine])
+        logits, labels = point_logits(some, told(loader), engine=engine)
+        found |= logits
+    return found, labels
+
+
+def _told(what: str, loader: Loader, tell: Tell) -> Iterator[Batch]:
     """The batches, counted; how many there will be isn't known of a loader without a length."""
     total = len(loader) if isinstance(loader, Sized) else 0
     done = 0
@@ -239,7 +283,7 @@ def _told(what: str, loader: Loader, tell: Tell) -> Iterator[tuple[NDArray[np.fl
         tell(what, done, max(done, total))
 
 
-def _arrays(loader: Loader) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def _arrays(loader: Loader) -> Iterator[Batch]:
     for x, y in loader:
         pair = (v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in (x, y))
         x, y = (np.asarray(v) for v in pair)

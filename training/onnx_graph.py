@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..runtime.manifest import Arrays, Binding
+from ..runtime.manifest import Arrays, Binding, Fragment
 from .errors import ExportError
 from .fold import Bound
 
@@ -45,6 +45,18 @@ class Graph:
     own: Arrays
     ir_version: int
     opset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A bundle's contents before accuracies are known. `unshared_bytes`: of weights that only one width uses."""
+
+    fragments: tuple[Fragment, ...]
+    graphs: dict[str, bytes]
+    weights: Arrays
+    ir_version: int
+    opset: int
+    unshared_bytes: int
 
 
 def compile_parts(jobs: Sequence[Job]) -> list[Graph]:
@@ -207,15 +219,24 @@ def _serialised(
 
     graph = onnx.GraphProto(node=nodes)
     for old in constants:
-        tensor = graph.initializer.add(name=name(old.name), data_type=old.data_type, dims=old.dims)
-        if tensor.name in bindings:
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            size = 4 * int(np.prod(old.dims))
-            for key, value in (("location", "bound"), ("offset", "0"), ("length", str(size))):
-                tensor.external_data.add(key=key, value=value)
+        if name(old.name) in bindings:
+            graph.initializer.append(external(name(old.name), old.data_type, old.dims))
         else:
-            tensor.raw_data = _array(old).tobytes()
+            graph.initializer.add(
+                name=name(old.name), data_type=old.data_type, dims=old.dims, raw_data=_array(old).tobytes()
+            )
     return onnx.ModelProto(graph=graph).SerializeToString(deterministic=True)
+
+
+def external(name: str, data_type: int, dims: Sequence[int]) -> Any:
+    """Declares an initialiser whose numbers are bound when the graph is loaded; `data_type` is ONNX's number."""
+    import onnx
+
+    tensor = onnx.TensorProto(name=name, data_type=data_type, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
+    size = onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize * int(np.prod(dims))
+    for key, value in (("location", "bound"), ("offset", "0"), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
 
 
 def _array(tensor: Any) -> NDArray[Any]:

@@ -227,3 +227,10 @@ def test_step_before_the_end_gives_logits_then_features():
     bundle = Bundle.open(toy().path)
     assert bundle.model(Step(0, 2, 1.0)).outputs == ("logits2", "features2")
     assert bundle.model(Step(0, 3, 1.0)).outputs == ("logits3",)
+
+
+def test_a_precision_run_in_another_ones_graphs_has_those(tmp_path):
+    toy = toy_bundle(tmp_path / "toy.stretto", precisions=("fp32", "bf16"), compiled=("fp32",))
+    bundle = Bundle.open(toy.path)
+    assert bundle.model(Step(0, 3, 0.5, "bf16")).model == bundle.model(Step(0, 3, 0.5, "fp32")).model
+    assert bundle.point(0.5, 3, "bf16").precision == "bf16"

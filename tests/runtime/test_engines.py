@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from threading import Event, Thread
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from numpy.testing import assert_allclose
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
-from stretto.runtime.engines import ENGINES, make_engine
+from stretto.runtime.engines import ENGINES, make_engine, runnable
 from stretto.runtime.engines.cut import Cut, CutOff
+from stretto.runtime.engines.processor import has_vnni
 from stretto.runtime.errors import BundleError
 
 from .toy import Toy, toy_bundle
@@ -26,14 +28,27 @@ def toy(tmp_path_factory) -> Toy:
     return toy_bundle(tmp_path_factory.mktemp("engines") / "toy.stretto", WIDTHS, DEPTHS, precisions=("fp32", "twin"))
 
 
-@pytest.fixture(params=ENGINES)
+NEEDS = {"openvino": "openvino"}  # engines and the package that they need beside the runtime's own
+INSTALLED = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            name in NEEDS and find_spec(NEEDS[name]) is None, reason=f"{name}'s package isn't installed"
+        ),
+    )
+    for name in ENGINES
+]
+openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino isn't installed")
+
+
+@pytest.fixture(params=INSTALLED)
 def engine(request, toy):
     engine = make_engine(request.param, Bundle.open(toy.path))
     yield engine
     engine.close()
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=INSTALLED)
 def name(request) -> str:
     return request.param
 
@@ -143,7 +158,7 @@ def test_unknown_step_is_told_what_there_is(engine, toy):
 
 def test_engine_is_usable_after_a_run_that_failed(engine, toy):
     step, x = Step(0, 1, 1.0), toy.samples(1)
-    with pytest.raises(Exception, match=r"(?i)dimension"):
+    with pytest.raises(Exception, match=r"(?i)dimension|shape"):
         engine.run(step, x[:, :1])
     close_to(engine.run(step, x), toy.answer(x, step))
 
@@ -176,7 +191,8 @@ class Hasty(Cut):
         self.began.set()
 
 
-def test_graph_that_is_running_is_ended_and_can_be_run_again(engine, toy):
+def test_graph_that_is_running_is_ended_and_can_be_run_again(toy):
+    engine = make_engine("onnx", Bundle.open(toy.path))
     step, x = Step(0, 3, 1.0), toy.samples(64)
     for _ in range(12):  # until the graph takes so long that the other thread comes in between
         cut = Hasty()
@@ -193,7 +209,7 @@ def test_graph_that_is_running_is_ended_and_can_be_run_again(engine, toy):
 
 
 def test_failure_of_a_run_that_could_be_cut_off_is_raised_as_it_is(engine, toy):
-    with pytest.raises(Exception, match=r"(?i)dimension"):
+    with pytest.raises(Exception, match=r"(?i)dimension|shape"):
         engine.run(Step(0, 1, 1.0), toy.samples(1)[:, :1], Cut())
 
 
@@ -234,3 +250,43 @@ def test_a_global_thread_pool_is_named_as_what_keeps_steps_from_loading(tmp_path
     path = toy_bundle(tmp_path / "toy.stretto").path
     ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     assert "RuntimeError: this process called onnxruntime.set_global_thread_pool_sizes" in ended.stderr
+
+
+def test_precisions_that_an_engine_does_not_run_are_left_out(tmp_path):
+    bundle = Bundle.open(toy_bundle(tmp_path / "toy.stretto", precisions=("fp32", "bf16"), compiled=("fp32",)).path)
+    left = runnable(make_engine("onnx", bundle), bundle)
+    assert left.manifest.precisions == ("fp32",)
+    assert {point.precision for point in left.manifest.points} == {"fp32"}
+    assert left.sha256 == bundle.sha256
+
+
+@openvino
+def test_openvino_answers_in_bf16_nearly_as_in_fp32_where_the_processor_has_it(tmp_path):
+    toy = toy_bundle(tmp_path / "toy.stretto", precisions=("fp32", "bf16"), compiled=("fp32",))
+    bundle = Bundle.open(toy.path)
+    engine, step, x = make_engine("openvino", bundle), Step(0, 3, 1.0, "bf16"), toy.samples(4)
+    if not engine.runs("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    found, expected = engine.run(step, x)[0], toy.answer(x, step)[0]
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@openvino
+def test_openvino_refuses_a_device_it_does_not_find(toy):
+    with pytest.raises(ValueError, match=r"provider 'Abacus' isn't a device that OpenVINO finds: CPU"):
+        make_engine("openvino", Bundle.open(toy.path), providers=["Abacus"])
+
+
+def test_missing_package_of_an_engine_names_the_extra(toy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"openvino.* pip install 'stretto\[openvino\]'"):
+        make_engine("openvino", Bundle.open(toy.path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "vnni"), [("sse avx2 avx512_vnni", True), ("avx2 avx_vnni", True), ("avx2 avx512f", False), ("", False)]
+)
+def test_vnni_is_read_from_the_flags(tmp_path, flags, vnni):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: some\nflags\t\t: {flags}\nbugs\t: none\n")
+    assert has_vnni(tmp_path / "cpuinfo") == vnni
+    assert not has_vnni(tmp_path / "missing")

@@ -36,6 +36,13 @@ def test_binding_cuts_scales_then_transposes():
     assert binding.array(weights).flags.c_contiguous
 
 
+def test_binding_of_int8_stays_int8_and_takes_signs():
+    weights = {"w": np.arange(-6, 6, dtype=np.int8).reshape(3, 4), "s": np.int8([1, -1])}
+    found = Binding("w", (((0, 1), (2, 3)), ((1, 4),)), perm=(1, 0), scale="s").array(weights)
+    assert_array_equal(found, [[-5, -3], [-4, -4], [-3, -5]])
+    assert found.dtype == np.int8
+
+
 def test_binding_of_a_scalar_stays_a_scalar():
     assert Binding("w", ()).array({"w": np.array(3, np.float32)}).shape == ()
 

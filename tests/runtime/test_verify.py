@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from onnx import ModelProto, helper
+from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.errors import BundleError
 
@@ -127,6 +128,37 @@ def change_graph(member: str, change: Callable[[ModelProto], object]) -> dict[st
 def test_graph_that_does_not_fit_is_refused(tmp_path, change, message):
     with pytest.raises(BundleError, match=rf"member 'graphs/\w+_0.5_fp32.onnx': .*{message}"):
         Bundle.open(forge(tmp_path / "x.stretto", **change_graph(EXIT1, change)))
+
+
+def with_int8(sign: np.ndarray) -> bytes:
+    weights = toy().weights | {"stage1.weight": np.ones((8, 8, 3, 3), np.int8), "stage1.scale.0.5": sign}
+    return safetensors.numpy.save(weights)
+
+
+def declared_int8(model: ModelProto) -> None:
+    next(one for one in model.graph.initializer if one.name == "stage1.w").data_type = 3
+
+
+def test_int8_weights_with_signs_are_taken(tmp_path):
+    graphs = change_graph(STAGE1, declared_int8) | change_graph("graphs/stage1_1.0_fp32.onnx", declared_int8)
+    whole = {"stage1.scale.1.0": np.int8([1, -1] * 4)}
+    weights = safetensors.numpy.load(with_int8(np.int8([1, -1, 0, 1]))) | whole
+    path = forge(tmp_path / "x.stretto", **graphs, **{WEIGHTS: safetensors.numpy.save(weights)})
+    assert Bundle.open(path).model(Step(0, 1, 0.5)).initializers["stage1.w"].dtype == np.int8
+
+
+@pytest.mark.parametrize(
+    ("sign", "change", "message"),
+    [
+        (np.int8([1, 1, 1, 1]), lambda model: None, r"declared as type 1, .*, its binding gives int8 \(3\)"),
+        (np.int8([1, 1, 2, 1]), declared_int8, "holds more than the signs -1, 0 and 1"),
+        (np.ones(4, np.float32), declared_int8, "scales int8 by 'stage1.scale.0.5' of float32; only int8 goes with"),
+    ],
+)
+def test_int8_that_does_not_fit_is_refused(tmp_path, sign, change, message):
+    members = change_graph(STAGE1, change) | {WEIGHTS: with_int8(sign)}
+    with pytest.raises(BundleError, match=f"member '{STAGE1}': .*{message}"):
+        Bundle.open(forge(tmp_path / "x.stretto", **members))
 
 
 @pytest.mark.parametrize(

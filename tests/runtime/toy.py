@@ -83,14 +83,16 @@ def toy_bundle(
     precisions: Sequence[str] = ("fp32",),
     temperature: float = 1.0,
     seed: int = 0,
+    compiled: Sequence[str] | None = None,
 ) -> Toy:
     """Writes the bundle to `path`. `channels` at full width, times any width, must be even.
 
-    Precisions are names only: each computes in float32. The points' accuracy rises with width and depth to 0.9.
+    Precisions are names only: each computes in float32, those in `compiled` (None: all) by graphs of their
+    own. The points' accuracy rises with width and depth to 0.9.
     """
     weights = _weights(widths, depths, classes, shape[0], channels, np.random.default_rng(seed))
     made: list[Made] = []
-    for precision in precisions:
+    for precision in precisions if compiled is None else compiled:
         made.append(_stem(shape, channels, precision))
         for width, stage in product(widths, range(1, depths + 1)):
             size = (channels, *shape[1:])
