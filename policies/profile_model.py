@@ -7,7 +7,7 @@ from .load import Load
 from .situation import FloatArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ProfileModel:
     """Gives the profile's own quantiles, at the profile's own `levels`: right on an idle machine, and nowhere else."""
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class Failures(NamedTuple):
     """Of the engine at one point. `reason`: the last one's."""
 
-    count: int
+    times: int
     reason: str
 
 
@@ -44,8 +44,8 @@ class Offers:
         """The menus from now on, as the engine failed at a point; the first time that is logged."""
         with self._failing:
             known = self.failures.get(point)
-            count = known.count + 1 if known else 1
-            self.failures = {**self.failures, point: Failures(count, str(error))}  # readers see the one or the other
+            times = known.times + 1 if known else 1
+            self.failures = {**self.failures, point: Failures(times, str(error))}  # readers see the one or the other
             if known is None:
                 log.error("%s: %s fails at %s, which is off the menu: %s", self._name, self._engine.name, point, error)
                 self._renew()

@@ -1,9 +1,13 @@
 """One sample on its way from exit to exit."""
 
+from math import inf
+
+import numpy as np
+
 from ..policies.situation import OperatingPoint, Step, Stop
 from .course import Course, Request
 from .engines.cut import Cut, CutOff
-from .inputs import Samples
+from .inputs import UNLIMITED, Samples
 from .offers import Offers
 from .runner import NOTHING, Failed, Reached, Runner, Stand
 from .watchdog import Guard
@@ -115,3 +119,11 @@ class Run(Course):
         if self._at is not None and isinstance(self._choice, Stop):
             self._at, self._stand.x, self._stand.menu = None, self._x, menus.start
             (self._choice,) = self._ask(self._stand, (self.reached,))
+
+
+def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...]) -> None:
+    """One request's first step: a policy that doesn't fit the bundle fails here, and a span is loaded."""
+    zeros, start = np.zeros((1, *shape), np.float32), offers.menus(1).start
+    (first,) = runner.ask(runner.begin(zeros, start, runner.clocks.wall()), inf, UNLIMITED, (NOTHING,))
+    if isinstance(first, Step):  # nothing else is possible, which `ask` made sure of
+        runner.engine.run(offers.ready(start, first, inf), zeros)

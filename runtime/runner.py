@@ -32,6 +32,9 @@ class Blind:
     now = UNKNOWN
 
 
+BLIND = Blind()
+
+
 class Failed(Exception):
     """The engine failed at a step, for that `reason`; whoever ran it looks for another."""
 
@@ -81,13 +84,17 @@ class Runner:
         engine: Engine,
         policy: Policy,
         model: TimeModel,
-        sensors: Sensing | None = None,
         clocks: Clocks = Clocks(),
     ):
         self.engine, self.policy, self.model = engine, policy, model
-        self.sensors: Sensing = sensors or Blind()
+        self.sensors: Sensing = BLIND
         self.clocks = clocks
         self._learning = Lock()
+        self._running: set[int] = set()  # a set, as its additions and removals need no lock
+
+    def own_running(self) -> int:
+        """How many threads run a step just now, which are no load of others."""
+        return len(self._running) * self.engine.threads
 
     def begin(self, x: Samples, menu: Menu, at_s: float, awake_cpu_s: float | None = None) -> Stand:
         """Samples, (samples, …), at a menu since `at_s`."""
@@ -143,6 +150,7 @@ class Runner:
             ClosedError: the engine is closed.
             Failed: it raised anything else.
         """
+        self._running.add(id(stand))
         try:
             logits, features = self.engine.run(step, stand.x, cut)
         except CutOff:
@@ -152,6 +160,8 @@ class Runner:
             raise
         except Exception as error:
             raise Failed(error) from error
+        finally:
+            self._running.discard(id(stand))
         exit = stand.menu.after[step]
         evidence = exit.read(logits)
         self._tell(stand, step)
@@ -162,14 +172,16 @@ class Runner:
 
     def tell_path(self, start: Stand, end: Stand, step: Step, cut_off: bool) -> None:
         """Tells the model of a whole path, as one step from where it started; `start` as it was at its decision."""
-        self._observe(start, step, end.at_s, end.cpu_s, cut_off)
+        self._observe(start, step, end.at_s, end.cpu_s, cut_off, whole_path=True)
 
     def _tell(self, stand: Stand, step: Step, cut_off: bool = False) -> None:
         at_s, cpu_s = self.clocks.wall(), self.clocks.thread()
         self._observe(stand, step, at_s, cpu_s, cut_off)
         stand.at_s, stand.cpu_s = at_s, cpu_s
 
-    def _observe(self, stand: Stand, step: Step, at_s: float, cpu_s: float, cut_off: bool) -> None:
+    def _observe(
+        self, stand: Stand, step: Step, at_s: float, cpu_s: float, cut_off: bool, whole_path: bool = False
+    ) -> None:
         row = stand.menu.rows[step]
         ran = Ran(
             step,
@@ -180,6 +192,7 @@ class Runner:
             stand.load,
             cut_off,
             None if stand.predicted_ms is None else stand.predicted_ms[row],
+            whole_path,
         )
         with self._learning:
             self.model.observe(ran)

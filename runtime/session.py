@@ -13,24 +13,28 @@ from numpy.typing import NDArray
 from ..policies.fixed import Fixed
 from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
-from ..policies.situation import Budget, OperatingPoint, Policy, Step, Stop
+from ..policies.situation import Budget, OperatingPoint, Policy, Stop
 from .answer import Answer, make_answer
 from .batch import BatchRun
 from .bundle import Bundle
 from .course import Request
-from .engines import Engine, make_engine
+from .desk import Desk
+from .engines import Engine, make_engine, runnable
 from .errors import ClosedError, InputError
-from .inputs import UNLIMITED, Samples, budget_of, check_input
+from .inputs import Samples, budget_of, check_input
 from .memory import return_freed_memory
 from .offers import Offers
 from .options import chosen_model, chosen_policy, chosen_profile
 from .profile import Profile
-from .run import Run
-from .runner import NOTHING, Clocks, Reached, Runner, Sensing, Stand
+from .run import Run, rehearse
+from .runner import BLIND, Clocks, Reached, Runner, Sensing, Stand
+from .sensors import Sensors
 from .stats import Stats, Tally
 from .ticket import Ticket, on_late_of
 from .watchdog import Guard, Lags, Watchdog
 from .worker import Worker
+
+_STARTING_S = 5.0  # at most, for the worker to have asked for its priority
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ def load(
     profile: str | os.PathLike[str] | Profile = "auto",
     checks: bool = True,
     time_model: str | TimeModel = "profile",
+    sensors: bool | Sensing = True,
+    priority: str = "normal",
 ) -> "Session":
     """Opens a bundle and gets it ready to answer: `stretto.load("model.stretto").infer(image, budget_ms=8)`.
 
@@ -56,18 +62,24 @@ def load(
         profile: "auto" takes the one that `stretto profile` measured on this device, or else makes do with a few runs
             while loading; otherwise a `Profile`, or the file of one.
         checks: look for NaN and infinity in every input; dtype and shape are looked at in any case.
-        time_model: how long steps take now: "profile" as on the idle device whatever happens.
+        time_model: the name of what tells how long steps take now, or one of one's own; "profile": as long as on the
+            idle device, whatever happens.
+        sensors: watch the device's load; or who does, and is closed by whoever made it.
+        priority: "high" asks the system to run the thread of `submit` before others; the session's `priority` says
+            what it granted.
 
     Raises:
         BundleError: the file can't be used.
         ValueError: an option out of range, or a profile of another bundle.
     """
     bundle = Bundle.open(path)
-    chosen = chosen_policy(policy, confidence, bundle)
     runner = make_engine(engine, bundle, threads)
     try:
+        bundle = runnable(runner, bundle)
+        chosen = chosen_policy(policy, confidence, bundle)
         times = chosen_profile(profile, bundle, runner)
-        session = Session(bundle, runner, chosen, times, checks, chosen_model(time_model, times))
+        model = chosen_model(time_model, times)
+        session = Session(bundle, runner, chosen, times, checks, model, sensors, priority)
     except BaseException:
         runner.close()
         raise
@@ -90,7 +102,8 @@ class Session:
         profile: Profile,
         checks: bool = True,
         model: TimeModel | None = None,
-        sensors: Sensing | None = None,
+        sensors: bool | Sensing = False,
+        priority: str = "normal",
         clocks: Clocks = Clocks(),
     ):
         profile.check(bundle)
@@ -100,21 +113,31 @@ class Session:
         )
         self._checks, self._clocks = checks, clocks
         self._pid, self._closed = os.getpid(), False
-        self._runner = Runner(engine, policy, model or ProfileModel(profile.levels), sensors, clocks)
+        self._runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
         # whoever asks for one point gets it, whatever other points are worth
         self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, whole=isinstance(policy, Fixed))
         self._tally, self._lags = Tally(), Lags()
         self._watchdog = Watchdog(f"stretto-watchdog-{bundle.path.stem}", clocks.wall)
-        self._worker = Worker(f"stretto-worker-{bundle.path.stem}")
-        self._tickets: set[Ticket] = set()
+        worker = Worker(f"stretto-worker-{bundle.path.stem}", priority)
+        self._desk = Desk(worker, self._watchdog, self._tally)
         self._median = self._runner.model.levels.index(0.5)
-        self._rehearse()
+        rehearse(self._runner, self._offers, bundle.manifest.input.shape)
+        self._sensors = Sensors(own_running=self._runner.own_running) if sensors is True else None
+        self._runner.sensors = self._sensors.start() if self._sensors else sensors or BLIND
+        if priority != "normal":
+            worker.start(_STARTING_S)
 
     @property
     def stats(self) -> Stats:
         """What it did so far."""
-        failures = {point: failed.count for point, failed in self._offers.failures.items()}
+        failures = {point: failed.times for point, failed in self._offers.failures.items()}
         return Stats(self._tally.requests, self._tally.deadlines_met, self._tally.cut_offs, failures)
+
+    @property
+    def priority(self) -> str:
+        """What priority the thread of `submit` runs at, in a sentence."""
+        granted = self._desk.worker.granted
+        return "normal priority, until it starts" if granted is None else granted.says
 
     def infer(
         self, x: Samples, budget_ms: float | None = None, *, deadline: float | None = None, budget: Budget | None = None
@@ -174,14 +197,8 @@ class Session:
         late = on_late_of(on_late)
         request = self._accept_one("submit", x, budget_ms, deadline, budget)
         ticket = Ticket(request.arrival, request.deadline, late, self._clocks.wall)
-        self._tickets.add(ticket)
-        ticket.add_done_callback(self._tickets.discard)
-        if request.deadline < math.inf:
-            alarm = self._watchdog.at(ticket.expires_s, ticket.expire)
-            ticket.add_done_callback(lambda _: alarm.call_off())
-        self._worker.put(partial(self._work, ticket, request, x[None].copy()))
-        if self._closed:  # meanwhile, by another thread
-            ticket.fail(self._closed_error())
+        begin = partial(Run, self._runner, self._offers, request, x[None].copy(), None)
+        self._desk.take(ticket, begin, partial(self._answer, request))
         return ticket
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Samples:
@@ -192,11 +209,11 @@ class Session:
         """Ends its threads and frees the engine; tickets that aren't done fail with `ClosedError`."""
         if not self._closed and os.getpid() == self._pid:  # a fork has none of it to end
             self._closed = True
-            for ticket in list(self._tickets):
-                ticket.fail(self._closed_error())
-            for thread in (self._worker, self._watchdog):
-                if not thread.close():
-                    log.warning("%s is still busy; it ends by itself", thread.name)
+            closing = {"worker": self._desk.close(self._closed_error()), "watchdog": self._watchdog.close()}
+            if self._sensors is not None:
+                closing["sensors"] = self._sensors.close()
+            for name in (name for name, ended in closing.items() if not ended):
+                log.warning("%s: the %s is still busy; it ends by itself", self.bundle.path.name, name)
             self._runner.engine.close()
         self._closed = True
 
@@ -244,7 +261,7 @@ class Session:
                 pass
         finally:
             run.end()
-        answer = self._answer(request, run.start, run.reached, run.stopped_by)
+        answer = self._answer(request, run)
         self._tally.add(answer.deadline_met, run.was_cut_off)
         return answer
 
@@ -253,7 +270,7 @@ class Session:
         answer = None
         try:
             while run.advance(leg=True):
-                yield (answer := self._answer(request, run.start, run.reached, run.stopped_by))
+                yield (answer := self._answer(request, run))
                 self._require_usable()
                 run.look_again()
         finally:
@@ -266,41 +283,18 @@ class Session:
             run.finish()
         finally:
             run.end()
-        answers = [self._answer(request, run.start, seen, run.stops[n]) for n, seen in enumerate(run.reached)]
+        answers = [self._describe(request, run.start, seen, run.stops[n]) for n, seen in enumerate(run.reached)]
         self._tally.add(all(answer.deadline_met for answer in answers), run.was_cut_off)
         return answers
-
-    def _work(self, ticket: Ticket, request: Request, x: Samples, awake_cpu_s: float) -> None:
-        """A ticket's turn, in the worker's thread."""
-        was_cut_off = False
-        try:
-            if ticket.begin():
-                run = Run(self._runner, self._offers, request, x, cut=ticket.cut, awake_cpu_s=awake_cpu_s)
-                while run.advance(leg=True):
-                    ticket.reach(self._answer(request, run.start, run.reached, None))
-                ticket.finish(run.stopped_by)
-                run.end()
-                was_cut_off = run.was_cut_off
-        except Exception as error:
-            ticket.fail(error)
-        if not ticket.cancelled():
-            answer = ticket.best()
-            self._tally.add(answer is not None and answer.deadline_met, was_cut_off)
 
     def _guard(self, request: Request) -> Guard | None:
         if request.deadline == math.inf:
             return None
         return Guard(self._watchdog, self._lags, request.deadline, self._clocks.wall)
 
-    def _answer(self, request: Request, start: Stand, reached: Reached, stopped_by: Stop | None) -> Answer:
+    def _answer(self, request: Request, run: Run) -> Answer:
+        return self._describe(request, run.start, run.reached, run.stopped_by)
+
+    def _describe(self, request: Request, start: Stand, reached: Reached, stopped_by: Stop | None) -> Answer:
         classes, now = self.bundle.manifest.classes, self._clocks.wall()
         return make_answer(classes, request, start, self._median, reached, stopped_by, now)
-
-    def _rehearse(self) -> None:
-        """One request's first step: a policy that doesn't fit the bundle fails here, and a span is loaded."""
-        zeros = np.zeros((1, *self.bundle.manifest.input.shape), np.float32)
-        start = self._offers.menus(1).start
-        stand = self._runner.begin(zeros, start, self._clocks.wall())
-        (first,) = self._runner.ask(stand, math.inf, UNLIMITED, (NOTHING,))
-        if isinstance(first, Step):  # nothing else is possible, which `ask` made sure of
-            self._runner.engine.run(self._offers.ready(start, first, math.inf), zeros)

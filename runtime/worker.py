@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread, current_thread
+from threading import Event, Lock, Thread, current_thread
 from time import thread_time
+
+from .priority import LEVELS, Granted, raise_priority
 
 Job = Callable[[float], object]  # told since when the thread runs without a sleep, in seconds of its own clock
 
@@ -12,24 +14,37 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Starts with the first job; `name` is the thread's.
+    """Starts with the first job; `name` is the thread's. `granted`: what priority it got, None before it started.
 
-    Args:
-        begin: called in the thread before the first job.
-        end: called in the thread after the last one.
+    `priority`: that it asks for, one of `LEVELS`; given back at its end.
+
+    Raises:
+        ValueError: no such priority.
     """
 
-    def __init__(self, name: str, begin: Callable[[], object] | None = None, end: Callable[[], object] | None = None):
-        self.name, self._begin, self._end = name, begin, end
+    def __init__(self, name: str, priority: str = "normal"):
+        if priority not in LEVELS:
+            raise ValueError(f"priority {priority!r} isn't known; there are {', '.join(LEVELS)}")
+        self.name, self._priority = name, priority
+        self.granted: Granted | None = None
+        self._started = Event()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._starting = Lock()
         self._thread: Thread | None = None
 
     def put(self, job: Job) -> None:
         """Will call `job` in the thread; one that raises is logged."""
-        if self._thread is None:
-            self._start()
+        self.start()
         self._jobs.put(job)
+
+    def start(self, timeout_s: float = 0.0) -> bool:
+        """Starts the thread where it wasn't; whether it knows its priority within `timeout_s`."""
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = Thread(target=self._work, name=self.name, daemon=True)
+                    self._thread.start()
+        return self._started.wait(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Ends after what was put before; whether that was within `timeout_s`."""
@@ -41,15 +56,9 @@ class Worker:
         thread.join(timeout_s)
         return not thread.is_alive()
 
-    def _start(self) -> None:
-        with self._starting:
-            if self._thread is None:
-                self._thread = Thread(target=self._work, name=self.name, daemon=True)
-                self._thread.start()
-
     def _work(self) -> None:
-        if self._begin is not None:
-            self._begin()
+        self.granted = raise_priority(self._priority)
+        self._started.set()
         awake_cpu_s = thread_time()
         while True:
             try:
@@ -64,5 +73,4 @@ class Worker:
             except Exception:
                 log.exception("%s: a job failed", self.name)
             del job  # may hold its request's arrays until the next one comes
-        if self._end is not None:
-            self._end()
+        self.granted.restore()

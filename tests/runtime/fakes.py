@@ -1,9 +1,11 @@
 """What makes sessions predictable in tests: times that are set instead of measured, an engine that remembers."""
 
 from itertools import product
+from threading import Event
 
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
+from stretto.runtime.engines.cut import CutOff
 from stretto.runtime.menu import all_steps
 from stretto.runtime.profile import Profile
 
@@ -88,3 +90,48 @@ class SetPace:
 
     def close(self):
         """Nothing to free."""
+
+
+class Held:
+    """An engine whose steps to `depth` wait for `release`, or until they are cut off; the others answer at once.
+
+    `entered`: one of them waits; `obeys`: whether it can be cut off.
+    """
+
+    name, threads, in_caller = "onnx", 1, True
+
+    def __init__(self, bundle, depth, obeys=True):
+        self._classes, self._depth, self._obeys = len(bundle.manifest.classes), depth, obeys
+        self.entered, self.release, self.ended = Event(), Event(), Event()
+        self.runs = []
+
+    def load(self, step):
+        """Nothing to load."""
+
+    def run(self, step, x, cut=None):
+        self.runs.append(step)
+        if step.depth == self._depth and not self.release.is_set():
+            if cut is not None and self._obeys:
+                cut.ended_by(self.release.set)
+            self.entered.set()
+            assert self.release.wait(30)
+            self.ended.set()
+            if cut is not None and cut.asked and self._obeys:
+                raise CutOff
+        return x.reshape(len(x), -1)[:, : self._classes] * 0, x
+
+    def close(self):
+        """Nothing to free."""
+
+
+class Faulty(Recorder):
+    """Fails at the steps that `fails` says."""
+
+    def __init__(self, engine, fails):
+        super().__init__(engine)
+        self.fails = fails
+
+    def run(self, step, x, cut=None):
+        if self.fails(step):
+            raise RuntimeError(f"no luck with {step.depth}")
+        return super().run(step, x, cut)

@@ -1,0 +1,59 @@
+"""Where tickets are worked on: one after the other, in one thread, and none beyond its deadline."""
+
+from collections.abc import Callable
+from functools import partial
+from math import inf
+
+from .answer import Answer
+from .engines.cut import Cut
+from .run import Run
+from .stats import Tally
+from .ticket import Ticket
+from .watchdog import Watchdog
+from .worker import Worker
+
+Begin = Callable[[Cut, float], Run]  # given what may end its steps, and since when the thread has been running
+Describe = Callable[[Run], Answer]  # the best answer of a run that reached an exit
+
+
+class Desk:
+    """For one session. `worker`: its thread; tickets that aren't done when it closes fail with the error given then."""
+
+    def __init__(self, worker: Worker, watchdog: Watchdog, tally: Tally):
+        self.worker, self._watchdog, self._tally = worker, watchdog, tally
+        self._open: set[Ticket] = set()
+        self._closed_by: Exception | None = None
+
+    def take(self, ticket: Ticket, begin: Begin, describe: Describe) -> None:
+        """Works on a ticket when its turn comes, unless it is done by then."""
+        self._open.add(ticket)
+        ticket.add_done_callback(self._open.discard)
+        if ticket.expires_s < inf:
+            alarm = self._watchdog.at(ticket.expires_s, ticket.expire)
+            ticket.add_done_callback(lambda _: alarm.call_off())
+        self.worker.put(partial(self._work, ticket, begin, describe))
+        if self._closed_by is not None:  # meanwhile, by another thread
+            ticket.fail(self._closed_by)
+
+    def close(self, error: Exception) -> bool:
+        """Fails all open tickets with `error`; whether the thread ended in time."""
+        self._closed_by = error
+        for ticket in list(self._open):
+            ticket.fail(error)
+        return self.worker.close()
+
+    def _work(self, ticket: Ticket, begin: Begin, describe: Describe, awake_cpu_s: float) -> None:
+        was_cut_off = False
+        try:
+            if ticket.begin():
+                run = begin(ticket.cut, awake_cpu_s)
+                while run.advance(leg=True):
+                    ticket.reach(describe(run))
+                ticket.finish(run.stopped_by)
+                run.end()
+                was_cut_off = run.was_cut_off
+        except Exception as error:
+            ticket.fail(error)
+        if not ticket.cancelled():
+            answer = ticket.best()
+            self._tally.add(answer is not None and answer.deadline_met, was_cut_off)
