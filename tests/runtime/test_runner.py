@@ -1,0 +1,238 @@
+"""What the time model is asked and told, to the millisecond, on a clock that only the engine moves."""
+
+import logging
+from threading import Event
+
+import numpy as np
+import pytest
+from stretto.policies.deadline import Deadline
+from stretto.policies.load import Load
+from stretto.policies.situation import Step, Stop
+from stretto.runtime.bundle import Bundle
+from stretto.runtime.engines.cut import CutOff
+from stretto.runtime.runner import Clocks
+from stretto.runtime.session import Session
+
+from .fakes import LEVELS, Clock, SetPace, expected_ms, set_profile
+from .toy import toy_bundle
+
+DEPTHS = 3
+STAGE_MS = 1000.0
+SAMPLE = np.zeros((3, 8, 8), np.float32)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runner") / "toy.stretto"
+    return Bundle.open(toy_bundle(path, widths=(0.5, 1.0), depths=DEPTHS).path)
+
+
+class Noting:
+    """A time model that takes everything for `factor` times as long, and keeps what it hears."""
+
+    levels = LEVELS
+
+    def __init__(self, factor=1.0):
+        self.factor, self.asked, self.told = factor, [], []
+
+    def finish_ms(self, idle_ms, ran_ms, load):
+        self.asked.append((len(idle_ms), ran_ms, load))
+        return idle_ms * self.factor
+
+    def observe(self, ran):
+        self.told.append(ran)
+
+
+class Busy:
+    now = Load(others=3.0, cores=2.0, busy=0.75)
+
+
+@pytest.fixture
+def opened(bundle):
+    """Opens sessions on a clock of the wall, of which the thread gets a share."""
+
+    def opened(model, engine=None, share=1.0, policy=None, **options):
+        clock = Clock()
+        engine = (engine or SetPace)(bundle, clock, STAGE_MS)
+        clocks = Clocks(clock, lambda: clock.now_s * share)
+        session = Session(
+            bundle, engine, policy or Deadline(), set_profile(bundle, STAGE_MS), model=model, clocks=clocks, **options
+        )
+        model.asked.clear()
+        model.told.clear()
+        return session, engine, clock
+
+    return opened
+
+
+def test_model_is_told_of_every_step_and_of_the_whole_path(opened):
+    model = Noting(1.25)
+    session, _, _ = opened(model, share=0.5)
+    session.infer(SAMPLE)
+    steps = [Step(0, 1, 1.0), Step(2, 2, 1.0), Step(3, 3, 1.0), Step(0, 3, 1.0)]
+    assert [ran.step for ran in model.told] == steps
+    assert [ran.whole_path for ran in model.told] == [False, False, False, True]
+    for ran, ran_ms, wall_ms in zip(model.told, (0, 500, 1000, 0), (1000, 1000, 1000, 3000), strict=True):
+        assert ran.idle_ms == pytest.approx(np.full(3, expected_ms(ran.step, STAGE_MS)))
+        assert ran.predicted_ms == pytest.approx(1.25 * ran.idle_ms)
+        assert (ran.ran_ms, ran.wall_ms, ran.cpu_ms) == pytest.approx((ran_ms, wall_ms, wall_ms / 2))
+        assert not ran.cut_off
+
+
+def test_model_is_asked_once_a_decision_with_what_the_request_has_used(opened):
+    model = Noting()
+    session, _, _ = opened(model, share=0.5, sensors=Busy())
+    session.infer(SAMPLE)
+    assert [(steps, ran_ms) for steps, ran_ms, _ in model.asked] == [
+        (6, pytest.approx(0)),
+        (2, pytest.approx(500)),
+        (1, pytest.approx(1000)),
+    ]
+    assert {load for _, _, load in model.asked} == {Busy.now}
+    assert {ran.load for ran in model.told} == {Busy.now}
+
+
+def test_policy_decides_by_what_the_model_says(opened):
+    session, _, _ = opened(Noting(2.0))
+    answer = session.infer(SAMPLE, budget_ms=3500)
+    assert answer.exits == (1, 2, 3)
+    assert answer.point.width == 0.5  # 3 stages of half width, twice as long as in the profile
+    assert answer.expected_ms == pytest.approx(3000)
+
+
+def test_policy_sees_the_load_and_the_model_s_levels(opened):
+    seen = []
+
+    class Curious(Deadline):
+        def next(self, situation):
+            seen.append((situation.load, situation.levels))
+            return super().next(situation)
+
+    session, _, _ = opened(Noting(), policy=Curious(), sensors=Busy())
+    seen.clear()
+    session.infer(SAMPLE)
+    assert set(seen) == {(0.75, LEVELS)}
+
+
+def test_processor_time_is_unknown_where_others_than_the_caller_run_the_step(opened):
+    class Elsewhere(SetPace):
+        in_caller = False
+
+    model = Noting()
+    session, _, _ = opened(model, Elsewhere)
+    session.infer(SAMPLE)
+    assert {ran.cpu_ms for ran in model.told} == {None}
+
+
+def test_step_that_was_cut_off_is_told_as_such_and_so_is_its_path(opened):
+    class CutAtTwo(SetPace):
+        def run(self, step, x, cut=None):
+            found = super().run(step, x, cut)
+            if step.first == 2:
+                raise CutOff
+            return found
+
+    model = Noting()
+    session, _, _ = opened(model, CutAtTwo)
+    answer = session.infer(SAMPLE, budget_ms=1e6)
+    assert (answer.exits, answer.stopped_by) == ((1,), Stop.DEADLINE)
+    assert [(ran.step, ran.cut_off) for ran in model.told] == [
+        (Step(0, 1, 1.0), False),
+        (Step(2, 2, 1.0), True),
+        (Step(0, 2, 1.0), True),
+    ]
+    assert session.stats.cut_offs == 1
+
+
+def test_single_step_is_told_once(opened):
+    class OneStep:
+        def next(self, situation):
+            return Stop.TARGET if situation.evidence else situation.steps[0]
+
+    model = Noting()
+    session, _, _ = opened(model, policy=OneStep())
+    session.infer(SAMPLE)
+    assert [ran.whole_path for ran in model.told] == [False]
+
+
+def test_what_the_caller_of_refine_does_in_between_is_no_step_s_time(opened):
+    model = Noting()
+    session, _, clock = opened(model)
+    for _ in session.refine(SAMPLE):
+        clock.sleep(77)
+    assert [(ran.wall_ms, ran.ran_ms) for ran in model.told] == [
+        (pytest.approx(1000), pytest.approx(ran_ms)) for ran_ms in (0, 1000, 2000)
+    ]
+
+
+def test_batch_is_told_by_its_steps_with_the_times_of_so_many(opened):
+    model = Noting()
+    session, _, _ = opened(model)
+    session.infer(np.stack([SAMPLE] * 4))
+    assert [ran.step for ran in model.told] == [Step(0, 1, 1.0), Step(2, 2, 1.0), Step(3, 3, 1.0)]
+    for ran in model.told:
+        assert ran.idle_ms == pytest.approx(np.full(3, 4 * STAGE_MS))
+        assert ran.wall_ms == pytest.approx(4 * STAGE_MS)
+    assert len(model.asked) == 3
+
+
+def test_past_the_deadline_nothing_goes_on_whatever_the_policy_says(opened):
+    class Careless:
+        def next(self, situation):
+            return situation.steps[0] if situation.steps else Stop.FINAL
+
+    session, _, _ = opened(Noting(), policy=Careless())
+    answer = session.infer(SAMPLE, budget_ms=600)
+    assert (answer.exits, answer.stopped_by) == ((1, 2), Stop.DEADLINE)
+
+
+class Straight:
+    def next(self, situation):
+        return situation.steps[-1] if situation.steps else Stop.FINAL
+
+
+def test_span_that_is_not_loaded_is_run_by_its_legs_under_a_deadline_and_loaded_beside(opened):
+    loaded = Event()
+
+    class Loads(SetPace):
+        def load(self, step):
+            assert step == Step(2, 3, 1.0)
+            loaded.set()
+
+    class LegThenSpan(Straight):
+        def next(self, situation):
+            return super().next(situation) if situation.evidence else situation.steps[3]
+
+    session, engine, _ = opened(Noting(), Loads, policy=LegThenSpan())
+    engine.runs.clear()
+    assert session.infer(SAMPLE, budget_ms=1e9).exits == (1, 2, 3)
+    assert loaded.wait(30)
+    while Step(2, 3, 1.0) not in session._offers._loaded:
+        pass
+    assert session.infer(SAMPLE, budget_ms=1e9).exits == (1, 3)
+
+
+def test_span_is_run_at_once_without_a_deadline(opened):
+    session, engine, _ = opened(Noting(), policy=Straight())
+    engine.runs.clear()
+    assert session.infer(SAMPLE).exits == (3,)
+    assert engine.runs == [Step(0, 3, 1.0)]
+
+
+def test_span_that_can_not_be_loaded_is_said_once(opened, caplog):
+    class Fails(SetPace):
+        def load(self, step):
+            raise OSError("no memory")
+
+    class LegThenSpan(Straight):
+        def next(self, situation):
+            return super().next(situation) if situation.evidence else situation.steps[3]
+
+    session, _, _ = opened(Noting(), Fails, policy=LegThenSpan())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert session.infer(SAMPLE, budget_ms=1e9).exits == (1, 2, 3)
+        while not caplog.records:
+            pass
+    (record,) = caplog.records
+    assert "onnx can't load Step(first=2, depth=3" in record.message and "no memory" in record.message
