@@ -1,12 +1,14 @@
 """Decisions: which step next, or stop. Pure functions of plain data, numpy only, told the time instead of asking.
 
-A new policy is one file here and one line in `POLICIES`.
+A new policy is one file here and one line in `POLICIES`; a new time model is one in `TIME_MODELS`.
 """
 
-from dataclasses import MISSING, fields
+from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
+from .latency import TimeModel
 from .situation import Policy
 
 # name → where it is, as text, so that listing the names imports nothing
@@ -17,6 +19,10 @@ POLICIES = {
     "fixed": ".fixed:Fixed",
     "oracle": ".oracle:Oracle",
 }
+TIME_MODELS = {
+    "scalar": ".scalar:ScalarFilter",
+    "slices": ".slices:SliceModel",
+}
 
 
 def make_policy(name: str, **parameters: Any) -> Policy:
@@ -25,15 +31,28 @@ def make_policy(name: str, **parameters: Any) -> Policy:
     Raises:
         ValueError: no policy has that name, it has no such parameter or needs another, or a value is out of range.
     """
-    if name not in POLICIES:
-        raise ValueError(f"there is no policy {name!r}; name one of {', '.join(sorted(POLICIES))}")
-    module, class_name = POLICIES[name].split(":")
-    policy_class = getattr(import_module(module, __package__), class_name)
-    parameters_of = [field for field in fields(policy_class) if field.init]
-    allowed = [field.name for field in parameters_of]
-    if unknown := sorted(set(parameters) - set(allowed)):
-        raise ValueError(f"policy {name!r} has no parameter {unknown[0]!r}; it has {', '.join(allowed)}")
-    if missing := [field.name for field in parameters_of if field.default is MISSING and field.name not in parameters]:
-        raise ValueError(f"policy {name!r} needs {missing[0]!r}")
-    policy: Policy = policy_class(**parameters)
+    policy: Policy = _make("policy", POLICIES, name, parameters)
     return policy
+
+
+def make_time_model(name: str, **parameters: Any) -> TimeModel:
+    """A new time model of that name, which has seen nothing yet; what is left out keeps its default.
+
+    Raises:
+        ValueError: no time model has that name, it has no such parameter or needs another, or a value is out of range.
+    """
+    model: TimeModel = _make("time model", TIME_MODELS, name, parameters)
+    return model
+
+
+def _make(kind: str, table: Mapping[str, str], name: str, parameters: Mapping[str, Any]) -> Any:
+    if name not in table:
+        raise ValueError(f"there is no {kind} {name!r}; name one of {', '.join(sorted(table))}")
+    module, class_name = table[name].split(":")
+    made_of = getattr(import_module(module, __package__), class_name)
+    allowed = signature(made_of).parameters
+    if unknown := sorted(set(parameters) - set(allowed)):
+        raise ValueError(f"{kind} {name!r} has no parameter {unknown[0]!r}; it has {', '.join(allowed)}")
+    if missing := [key for key, known in allowed.items() if known.default is known.empty and key not in parameters]:
+        raise ValueError(f"{kind} {name!r} needs {missing[0]!r}")
+    return made_of(**parameters)

@@ -18,6 +18,7 @@ class Ran(NamedTuple):
         load: as known when it began.
         cut_off: it was stopped before its end, so both times are only lower bounds.
         predicted_ms: (levels of the model,) what the model said before, None where it wasn't asked.
+        whole_path: several steps, from a request's start to where it ended, each of which was told before.
     """
 
     step: Step
@@ -28,6 +29,7 @@ class Ran(NamedTuple):
     load: Load
     cut_off: bool = False
     predicted_ms: FloatArray | None = None
+    whole_path: bool = False
 
 
 class TimeModel(Protocol):

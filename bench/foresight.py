@@ -1,0 +1,155 @@
+"""How well time models foretell recorded times: share under the 99 % quantile, and what its errors cost."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..policies.latency import Ran, TimeModel
+from ..policies.scalar import ScalarFilter
+from ..policies.situation import Step
+from .recordings import Leg, RecordedPath, Recording
+
+LEVEL = 0.99
+SLICE_MS = 3.0  # paths whose own time is longer can lose time slices, see `policies/slices.py`
+Times = Mapping[Step, Sequence[float]]
+FloatArray = NDArray[np.float64]
+
+
+class Foretold(NamedTuple):
+    """A step or a whole path: when, which, what the model said of it, what it took. `long`: longer than a slice."""
+
+    phase: str
+    step: Step
+    whole: bool
+    long: bool
+    predicted_ms: float
+    took_ms: float
+
+
+def replay(recording: Recording, model: TimeModel, idle_ms: Times) -> list[Foretold]:
+    """Asks the model before each step and each path, then tells it what they took; in the order of time.
+
+    `idle_ms`: (levels of the profile,) of every step and whole path.
+    """
+    return [foretold for path in recording.paths for foretold in _replayed(path, model, idle_ms)]
+
+
+def _replayed(path: RecordedPath, model: TimeModel, idle_ms: Times) -> Iterable[Foretold]:
+    whole_ms = _predicted(model, path.whole, idle_ms)
+    for leg in path.legs:
+        leg_ms = _predicted(model, leg, idle_ms)
+        model.observe(_ran(leg, leg_ms, idle_ms))
+        if len(path.legs) > 1:
+            yield _foretold(path, leg, leg_ms, idle_ms, model)
+    model.observe(_ran(path.whole, whole_ms, idle_ms, whole_path=len(path.legs) > 1))
+    yield _foretold(path, path.whole, whole_ms, idle_ms, model)._replace(whole=True)
+
+
+def _predicted(model: TimeModel, leg: Leg, idle_ms: Times) -> FloatArray:
+    return model.finish_ms(np.array([idle_ms[leg.step]]), leg.ran_ms, leg.load)[0]
+
+
+def _ran(leg: Leg, predicted_ms: FloatArray, idle_ms: Times, whole_path: bool = False) -> Ran:
+    idle = np.array(idle_ms[leg.step])
+    return Ran(
+        leg.step, idle, leg.ran_ms, leg.cpu_ms, leg.wall_ms, leg.load, predicted_ms=predicted_ms, whole_path=whole_path
+    )
+
+
+def _foretold(path: RecordedPath, leg: Leg, predicted_ms: FloatArray, idle_ms: Times, model: TimeModel) -> Foretold:
+    at_level = float(predicted_ms[model.levels.index(LEVEL)])
+    is_long = float(idle_ms[leg.step][0]) > SLICE_MS
+    return Foretold(path.phase, leg.step, False, is_long, at_level, leg.wall_ms)
+
+
+def pinball(predicted_ms: FloatArray, took_ms: FloatArray, level: float = LEVEL) -> FloatArray:
+    """The loss whose mean is least at the quantile: being too low costs `level` a millisecond, too high 1 − `level`."""
+    short_ms = took_ms - predicted_ms
+    return np.maximum(level * short_ms, (level - 1) * short_ms)
+
+
+def in_hindsight(foretold: Sequence[Foretold]) -> list[Foretold]:
+    """The same with one constant for each step or path and phase of load, the best one there is."""
+    groups: dict[tuple[str, Step, bool], list[float]] = defaultdict(list)
+    for each in foretold:
+        groups[each.phase, each.step, each.whole].append(each.took_ms)
+    best = {group: float(np.quantile(took, LEVEL, method="higher")) for group, took in groups.items()}
+    return [each._replace(predicted_ms=best[each.phase, each.step, each.whole]) for each in foretold]
+
+
+def tuned_scalar(recording: Recording, idle_ms: Times, chosen: Callable[[Foretold], bool]) -> ScalarFilter:
+    """ALERT's filter with the constants that, of a grid, foretell the chosen ones best, in hindsight.
+
+    Returns it fresh, as it was before its first observation.
+    """
+    grid = product((1e-4, 1e-3, 1e-2, 0.1), (1e-3, 1e-2, 0.1, 1.0, 4.0), (0.1, 0.5))
+    options = [{"least_drift": drift, "noise": noise, "start_gain": gain} for drift, noise, gain in grid]
+    best = min(options, key=lambda option: _loss(replay(recording, ScalarFilter(**option), idle_ms), chosen))
+    return ScalarFilter(**best)
+
+
+def _loss(foretold: Iterable[Foretold], chosen: Callable[[Foretold], bool]) -> float:
+    return mean_loss([each for each in foretold if chosen(each)])
+
+
+def mean_loss(foretold: Sequence[Foretold]) -> float:
+    """Milliseconds, NaN of none."""
+    if not foretold:
+        return float("nan")
+    predicted, took = np.array([(each.predicted_ms, each.took_ms) for each in foretold]).T
+    return float(pinball(predicted, took).mean())
+
+
+def share_under(foretold: Sequence[Foretold]) -> float:
+    """Share of times at most as long as predicted, NaN of none."""
+    if not foretold:
+        return float("nan")
+    return float(np.mean([each.took_ms <= each.predicted_ms for each in foretold]))
+
+
+KINDS: dict[str, Callable[[Foretold], bool]] = {
+    "steps": lambda each: not each.whole,
+    "paths": lambda each: each.whole,
+    "long paths": lambda each: each.whole and each.long,
+}
+
+
+def evaluate(
+    recording: Recording, models: Mapping[str, Callable[[], TimeModel]], idle_ms: Times, skip: int = 0
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every model on steps, paths, and paths longer than a slice.
+
+    Args:
+        models: makes each of them anew, by name; ALERT's filter tuned in hindsight is added as "scalar, tuned".
+        idle_ms: (levels of the profile, the median first) of every step and whole path.
+        skip: observations at the beginning that don't count, as a model starts to learn.
+
+    Returns:
+        By model and kind: `count`, `under` (share under the 99 % quantile), `loss_ms` (pinball), and that over a
+        constant in hindsight, `over_hindsight`, and over ALERT's filter tuned in hindsight, `over_scalar`.
+    """
+    scalar = {kind: tuned_scalar(recording, idle_ms, chosen) for kind, chosen in KINDS.items()}
+    told = {name: replay(recording, make(), idle_ms)[skip:] for name, make in models.items()}
+    report: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind, chosen in KINDS.items():
+        told["scalar, tuned"] = replay(recording, scalar[kind], idle_ms)[skip:]
+        picked = {name: [each for each in foretold if chosen(each)] for name, foretold in told.items()}
+        scalar_ms = mean_loss(picked["scalar, tuned"])
+        for name, foretold in picked.items():
+            report.setdefault(name, {})[kind] = _figures(foretold, scalar_ms)
+    return report
+
+
+def _figures(foretold: Sequence[Foretold], scalar_ms: float) -> dict[str, Any]:
+    loss_ms, limit_ms = mean_loss(foretold), mean_loss(in_hindsight(foretold))
+    return {
+        "count": len(foretold),
+        "under": share_under(foretold),
+        "loss_ms": loss_ms,
+        "over_hindsight": loss_ms / limit_ms if limit_ms else float("nan"),
+        "over_scalar": loss_ms / scalar_ms if scalar_ms else float("nan"),
+    }
