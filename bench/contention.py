@@ -3,8 +3,7 @@
 `stretto bench contention BUNDLE --data PATH --controls FOLDER`.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,24 +15,31 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ..runtime.bundle import Bundle
-from ..runtime.engines import Engine, make_engine
-from ..runtime.menu import legs, ways
+from ..runtime.engines import Engine, make_engine, runnable
+from ..runtime.measure import measure_profile
+from ..runtime.menu import ways
 from ..runtime.profile import Profile
+from ..runtime.sensors import Sensors
 from .contention_contestants import (
+    OURS,
     PROFILE_ROUNDS,
     Runtime,
     enter,
+    enter_switched,
     full_point,
+    granted_priority,
     idle_ms,
-    measured_profile,
     points_of,
     smallest_point,
 )
+from .contention_costs import OVERHEAD_ROUNDS, overhead_row, sensors_row
+from .contention_foresight import foresight, foresight_rows
 from .contention_picture import draw
-from .contention_report import Known, Table, comparison_rows, counts, lateness_rows, precision_rows
-from .contention_rounds import Effort, Field, Record, Tell, Way, run_rounds
+from .contention_report import Known, Table, choices, comparison_rows, counts, lateness_rows, precision_rows
+from .contention_rounds import Asking, Effort, Field, Tell, recording_of, run_rounds
 from .contention_switched import find_controls
 from .evaluate import logits_on, read_splits
+from .recordings import Recorder, Recording
 from .report import Row, machine, print_rows, write_json
 
 DEADLINES = 5
@@ -42,7 +48,10 @@ LOWEST, HIGHEST = 1.5, 1.3  # times the smallest network's idle p99, and the lar
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is measured. `controls`: bundles or folders of them; `samples`: of the test, None for all of it."""
+    """What is measured. `controls`: bundles or folders of them; `samples`: of the test, None for all of it.
+
+    `profile_rounds`, `overhead_rounds`, `sensors_s`: how long what comes before the rounds is measured.
+    """
 
     bundle: Path
     data: str
@@ -50,37 +59,81 @@ class Asked:
     controls: tuple[Path, ...] = ()
     samples: int | None = None
     profile_rounds: int = PROFILE_ROUNDS
+    overhead_rounds: int = OVERHEAD_ROUNDS
+    sensors_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where things are written, None for nowhere. `recording`: the recorded times, `.npz`."""
+
+    json: Path | None = None
+    picture: Path | None = None
+    recording: Path | None = None
 
 
 def run(
     asked: Asked,
     runtime: Runtime,
     effort: Effort,
-    json: Path | None = None,
-    picture: Path | None = None,
+    files: Files = Files(),
     tell: Tell = lambda what, done, total: None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Measures everything, prints a table, writes JSON and picture; the machine should have nothing else to do."""
-    facts, bundle = machine(), Bundle.open(asked.bundle)
+    """Measures everything, prints a table and writes the files; the machine should have nothing else to do."""
+    facts, name = machine(), asked.bundle.stem
     controls = find_controls(asked.controls, asked.bundle)
-    known, x = learn(bundle, asked, tell)
-    profile = measured_profile(bundle, asked.profile_rounds, partial(tell, "profile"))
-    report = describe(asked, runtime, bundle, controls, profile) | {"machine": facts}
+    costs = [sensors_row(asked.sensors_s)]
     with ExitStack() as stack:
-        asks = enter(stack, bundle, profile, runtime, controls, asked.profile_rounds, partial(tell, "controls"))
-        engine = stack.enter_context(closing(make_engine("onnx", bundle)))
-        entered = Field(asks, ways(bundle.manifest), recorder(engine, bundle))
+        bundle, engine = open_bundle(stack, asked.bundle)
+        known, x = learn(bundle, asked, tell)
+        profile = measure_profile(engine, bundle, rounds=asked.profile_rounds, progress=partial(tell, "profile"))
+        report = describe(asked, runtime, bundle, controls, profile) | {"machine": facts}
+        asking = Asking()
+        sensors = stack.enter_context(Sensors(own_running=asking))
+        asks = enter(stack, bundle, profile, runtime, sensors)
+        asks |= enter_switched(stack, controls, runtime, sensors, asked.profile_rounds, partial(tell, "controls"))
+        costs.append(overhead_row(asks[OURS], engine, x[0], name, asked.overhead_rounds))
+        record = Recorder(engine, bundle, x[:1], lambda: sensors.now).path
+        entered = Field(asks, ways(bundle.manifest), record, asking)
         rounds = run_rounds(entered, x, report["deadlines_ms"], effort, tell)
-    table = Table(rounds, known)
-    rows = rows_of(table, asked.bundle.stem)
-    report |= {"rounds": len(rounds), "rows": [row.to_json() for row in rows], "counts": counts(table)}
+    table, recording = Table(rounds, known), recording_of(rounds)
+    tell("time model", 0, 1)
+    foreseen = foresight(recording, bundle, profile, runtime.time_model)
+    tell("time model", 1, 1)
+    rows = [*rows_of(table, name), *foresight_rows(foreseen, name), *costs]
+    report |= judged(table, rows) | {"time_models": foreseen}
     print_rows(console or Console(), rows, "bench contention")
-    if json is not None:
-        write_json(json, report)
-    if picture is not None:
-        draw(report, picture)
+    write(files, report, recording)
     return report
+
+
+def judged(table: Table, rows: Sequence[Row]) -> dict[str, Any]:
+    """What the report says of the rounds."""
+    return {
+        "rounds": len(table.rounds),
+        "rows": [row.to_json() for row in rows],
+        "counts": counts(table),
+        "choices": choices(table),
+    }
+
+
+def open_bundle(stack: ExitStack, path: Path) -> tuple[Bundle, Engine]:
+    """What its engine can run of a bundle; closed with `stack`."""
+    opened = Bundle.open(path)
+    engine = stack.enter_context(closing(make_engine("onnx", opened)))
+    return runnable(engine, opened), engine
+
+
+def write(files: Files, report: Mapping[str, Any], recording: Recording) -> None:
+    """Whatever is asked for."""
+    if files.recording is not None:
+        files.recording.parent.mkdir(parents=True, exist_ok=True)
+        recording.save(files.recording)
+    if files.json is not None:
+        write_json(files.json, report)
+    if files.picture is not None:
+        draw(report, files.picture)
 
 
 def describe(
@@ -95,6 +148,7 @@ def describe(
         "data": Path(asked.data).name,
         "splits": asked.splits,
         "runtime": asdict(runtime),
+        "priority": granted_priority(),
         "points": {name: point._asdict() | {"p99_ms": idle_ms(profile, point)} for name, point in points.items()},
         "deadlines_ms": deadlines_of(bundle, profile),
     }
@@ -117,20 +171,6 @@ def learn(bundle: Bundle, asked: Asked, tell: Tell) -> tuple[Known, NDArray[np.f
     right = np.stack([logits[point].argmax(axis=1) == labels for point in points], axis=1)
     accuracy = np.array([bundle.point(*point).accuracy for point in points])
     return Known(points, accuracy, right, labels), bundle.manifest.input.prepare(pixels)
-
-
-def recorder(engine: Engine, bundle: Bundle) -> Record:
-    """Runs a width and precision exit by exit to the end, and says when it was at each exit, in milliseconds."""
-
-    def record(way: Way, x: NDArray[np.float32]) -> list[float]:
-        features: NDArray[np.float32] | None = x[None]
-        reached_ms, started = [], time.perf_counter()
-        for leg in legs(bundle.manifest, *way):
-            _, features = engine.run(leg, features)
-            reached_ms.append((time.perf_counter() - started) * 1e3)
-        return reached_ms
-
-    return record
 
 
 def rows_of(table: Table, network: str) -> list[Row]:

@@ -1,17 +1,26 @@
 """Who answers in `bench.contention`: each a session of its own, asked in its own way."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import cast
 
-from ..policies import make_policy
+from ..policies import make_time_model
+from ..policies.latency import TimeModel
+from ..policies.profile_model import ProfileModel
 from ..policies.situation import OperatingPoint, Policy, Situation, Step, Stop
 from ..runtime.bundle import Bundle
-from ..runtime.engines import make_engine
+from ..runtime.engines import Engine, make_engine, runnable
 from ..runtime.measure import measure_profile
+from ..runtime.options import chosen_policy, chosen_profile
+from ..runtime.priority import raise_priority
 from ..runtime.profile import Profile
-from ..runtime.session import Session, load
+from ..runtime.sensors import Sensors
+from ..runtime.session import Session
+from ..runtime.ticket import OnLate
 from .contention_rounds import Ask
 from .contention_switched import SwitchedEngine, merge
 
@@ -33,24 +42,18 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Onward:
-    """Never content before the final exit of its width and precision: so every deadline finds a graph running."""
-
-    width: float
-    precision: str
+    """Exit by exit to the most accurate point, whatever the time: so deadlines find a graph running."""
 
     def next(self, situation: Situation) -> Step | Stop:
-        """The nearest exit ahead."""
-        mine = [step for step in situation.steps if (step.width, step.precision) == (self.width, self.precision)]
-        return min(mine, key=lambda step: step.depth) if mine else Stop.FINAL
+        """The nearest exit on the way there."""
+        if not situation.steps:
+            return Stop.FINAL
+        target = situation.steps[int(situation.accuracy.argmax())]
+        return min(filter(partial(_same_way, target), situation.steps), key=attrgetter("depth"))
 
 
-def measured_profile(bundle: Bundle, rounds: int, progress: Progress) -> Profile:
-    """The bundle's profile on this device as it is now, which should be idle."""
-    engine = make_engine("onnx", bundle)
-    try:
-        return measure_profile(engine, bundle, rounds=rounds, progress=progress)
-    finally:
-        engine.close()
+def _same_way(one: Step, other: Step) -> bool:
+    return one._replace(depth=other.depth) == other
 
 
 def idle_ms(profile: Profile, point: OperatingPoint, level: float = 0.99) -> float:
@@ -74,38 +77,71 @@ def full_point(bundle: Bundle) -> OperatingPoint:
     return OperatingPoint(has.widths[-1], has.depths, "int8" if "int8" in has.precisions else has.precisions[0])
 
 
-def enter(
-    stack: ExitStack,
-    bundle: Bundle,
-    profile: Profile,
-    runtime: Runtime,
-    controls: Sequence[Bundle],
-    profile_rounds: int,
-    tell: Progress,
-) -> dict[str, Ask]:
-    """All contestants by name, whose sessions are closed with `stack`."""
+def enter(stack: ExitStack, bundle: Bundle, profile: Profile, runtime: Runtime, sensors: Sensors) -> dict[str, Ask]:
+    """The bundle's contestants by name, whose sessions are closed with `stack`."""
+    fixed = Runtime("fixed", "profile")
 
-    def opened(policy: str | Policy | OperatingPoint) -> Session:
-        return stack.enter_context(load(bundle.path, profile=profile, policy=policy))
+    def opened(runtime: Runtime, policy: Policy | OperatingPoint | None = None, priority: str = "normal") -> Session:
+        engine = make_engine("onnx", bundle)
+        return stack.enter_context(open_session(bundle, engine, profile, runtime, sensors, policy, priority))
 
     small, full = smallest_point(bundle, profile), full_point(bundle)
-    asks = {
-        OURS: _inferring(opened(runtime.policy)),
-        SMALLEST: _inferring(opened(small)),
-        AGAIN: _inferring(opened(small)),
-        FULL: _inferring(opened(full)),
+    return {
+        OURS: _inferring(opened(runtime)),
+        SMALLEST: _inferring(opened(fixed, small)),
+        AGAIN: _inferring(opened(fixed, small)),
+        FULL: _inferring(opened(fixed, full)),
+        ALERT: _inferring(opened(Runtime("alert", "scalar"))),
+        SUBMITTED: _submitting(opened(runtime)),
+        PRIORITISED: _submitting(opened(runtime, priority="high")),
+        ONWARD: _submitting(opened(runtime, Onward()), OnLate.DROP),
     }
-    if controls:
-        asks[SWITCHED] = _inferring(stack.enter_context(_switching(controls, runtime, profile_rounds, tell)))
-    return asks
 
 
-def _switching(controls: Sequence[Bundle], runtime: Runtime, profile_rounds: int, tell: Progress) -> Session:
-    bundle, by_width = merge(controls)
+def enter_switched(
+    stack: ExitStack, controls: Sequence[Bundle], runtime: Runtime, sensors: Sensors, rounds: int, tell: Progress
+) -> dict[str, Ask]:
+    """The controls as one contestant, if there are any, closed with `stack`; `rounds`: of their profile."""
+    if not controls:
+        return {}
+    merged, by_width = merge(controls)
     engine = SwitchedEngine(by_width)
-    profile = measure_profile(engine, bundle, rounds=profile_rounds, progress=tell)
-    return Session(bundle, engine, make_policy(runtime.policy), profile)
+    merged = runnable(engine, merged)
+    profile = measure_profile(engine, merged, rounds=rounds, progress=tell)
+    session = open_session(merged, engine, profile, runtime, sensors)
+    return {SWITCHED: _inferring(stack.enter_context(session))}
+
+
+def open_session(
+    bundle: Bundle,
+    engine: Engine,
+    profile: Profile,
+    runtime: Runtime,
+    sensors: Sensors,
+    policy: Policy | OperatingPoint | None = None,
+    priority: str = "normal",
+) -> Session:
+    """What `load` does, for bundles that are in no file too. `policy`: instead of the runtime's."""
+    chosen = chosen_policy(runtime.policy if policy is None else policy, None, bundle)
+    times = chosen_profile(profile, bundle, engine)
+    model = time_model(runtime.time_model, times)
+    return Session(bundle, engine, chosen, times, model=model, sensors=sensors, priority=priority)
+
+
+def time_model(name: str, profile: Profile) -> TimeModel:
+    """The model of that name; "profile" takes the times on the idle device, whatever happens."""
+    return ProfileModel(profile.levels) if name == "profile" else make_time_model(name)
+
+
+def granted_priority() -> str:
+    """What the system grants to a thread that asks for high priority, in a sentence."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(raise_priority, "high").result().says
 
 
 def _inferring(session: Session) -> Ask:
     return cast(Ask, session.infer)
+
+
+def _submitting(session: Session, on_late: OnLate = OnLate.WAIT) -> Ask:
+    return lambda x, budget_ms: session.submit(x, budget_ms, on_late=on_late).result(ANSWER_S)

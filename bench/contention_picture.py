@@ -1,5 +1,6 @@
 """Wrong or late answers against the deadline in every environment, from the report of `bench.contention` alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ STYLES = {
 }
 
 
-def draw(report: dict[str, Any], path: Path) -> None:
+def draw(report: Mapping[str, Any], path: Path) -> None:
     """A panel for each environment."""
     import matplotlib
 
@@ -24,7 +25,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     environments = sorted({count["environment"] for count in report["counts"]}, key=_usual_order)
-    figure, panels = pyplot.subplots(2, 3, figsize=(14, 8), sharex=True, constrained_layout=True)
+    figure, panels = pyplot.subplots(2, 3, figsize=(14, 8), constrained_layout=True)
     for axes, environment in zip(panels.flat, environments, strict=False):
         _panel(axes, [count for count in report["counts"] if count["environment"] == environment])
         axes.set_title(environment)
@@ -43,12 +44,20 @@ def _panel(axes: Any, counts: list[dict[str, Any]]) -> None:
         line = sorted((count for count in counts if count["who"] == who), key=lambda count: count["deadline_ms"])
         if line:
             shares = [100 * count["wrong_or_late"] / count["requests"] for count in line]
-            deadlines = [count["deadline_ms"] for count in line]
-            axes.plot(deadlines, shares, style, color=color, linewidth=width, markersize=5, label=who)
+            axes.plot(
+                [count["deadline_ms"] for count in line],
+                shares,
+                style,
+                color=color,
+                linewidth=width,
+                markersize=5,
+                label=who,
+            )
     axes.set_xscale("log")
-    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        set_formatter(lambda value, _: f"{value:g}")
-    axes.tick_params(axis="x", which="both", labelsize=7)
+    deadlines = sorted({count["deadline_ms"] for count in counts})
+    axes.set_xticks(deadlines, [f"{deadline:.3g}" for deadline in deadlines], fontsize=8)
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("deadline, ms")
     axes.set_ylabel("wrong or late, %")
     axes.grid(alpha=0.25)

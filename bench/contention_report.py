@@ -1,6 +1,6 @@
 """Rows and counts of `bench.contention`, from its rounds alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..policies.situation import OperatingPoint
 from .contention_contestants import AGAIN, ALERT, FULL, ONWARD, OURS, PRIORITISED, SMALLEST, SUBMITTED, SWITCHED
-from .contention_rounds import Round, Way
-from .contention_statistics import Flags, Outcome, Resampled, best_in_hindsight, clairvoyant, ratio
+from .contention_rounds import Round
+from .contention_statistics import RESAMPLES, Flags, Outcome, Resampled, best_in_hindsight, clairvoyant, ratio
 from .report import FloatArray, Row, spread
 from .train_statistics import interval, resample
 
@@ -80,7 +80,7 @@ class Table:
         self.deadline_ms = np.array([now.deadline_ms for now in rounds])
         self.environments = [now.environment for now in rounds]
         self.resampled = Resampled.of([now.visit for now in rounds], self.environments)
-        self.reached_ms = np.array([[_reached(now.reached_ms, point) for point in known.points] for now in rounds])
+        self.reached_ms = np.array([_reached_ms(now, known.points) for now in rounds])
         self._samples = np.array([now.sample for now in rounds])
         self.chosen = self._choices()
         hindsight = {name: self._points().pick(chosen) for name, chosen in self.chosen.items()}
@@ -104,7 +104,7 @@ class Table:
 
     def _choices(self) -> dict[str, NDArray[np.integer]]:
         here = [(now.environment, now.deadline_ms) for now in self.rounds]
-        phases = [(now.environment, now.on, now.deadline_ms) for now in self.rounds]
+        phases = [(now.phase, now.deadline_ms) for now in self.rounds]
         points = self._points()
         return {
             BEST_FIXED: best_in_hindsight(self.deadline_ms.tolist(), points),
@@ -144,29 +144,22 @@ def _counted(table: Table, name: str, count: str) -> Flags:
 
 def lateness_rows(table: Table, network: str) -> list[Row]:
     """How much later than the deadline `result()` returned where an exit had been reached, in each environment."""
-    return [
-        _lateness_row(table, network, name, environment)
-        for name in (ONWARD, SUBMITTED)
-        for environment in sorted(set(table.environments))
-        if name in table.outcomes and (_with_exit(table, name) & table.where(environment)).any()
-    ]
+    if ONWARD not in table.outcomes:
+        return []
+    reached = np.array([now.answers[ONWARD].point is not None for now in table.rounds])
+    late_ms = np.maximum(table.latencies_ms(ONWARD) - table.deadline_ms, 0.0)
+    masks = {name: reached & table.where(name) for name in sorted(set(table.environments))}
+    return [_lateness_row(late_ms[mask], network, name) for name, mask in masks.items() if mask.any()]
 
 
-def _lateness_row(table: Table, network: str, name: str, environment: str) -> Row:
-    mask = _with_exit(table, name) & table.where(environment)
-    late_ms = np.maximum(table.latencies_ms(name) - table.deadline_ms, 0.0)[mask]
-    value = float(np.quantile(late_ms, 0.99))
-    drawn = np.random.default_rng(0).choice(late_ms, (2000, len(late_ms)))
+def _lateness_row(late_ms: FloatArray, network: str, environment: str) -> Row:
+    drawn = np.random.default_rng(0).choice(late_ms, (RESAMPLES, len(late_ms)))
+    control = {"requests": len(late_ms), "median, ms": float(np.median(late_ms)), "most, ms": float(late_ms.max())}
     return Row(
-        f"result() later than the deadline, p99, {name}, {environment}", network, value, "ms",
+        f"result() later than the deadline, p99, {environment}", network, float(np.quantile(late_ms, 0.99)), "ms",
         at_most=LATE_MS if environment == "idle" else None, spread=interval(np.quantile(drawn, 0.99, axis=1)),
-        control={"requests": int(mask.sum()), "largest, ms": float(late_ms.max())},
+        control=control, note="of requests that go on until the deadline, an exit having been reached",
     )  # fmt: skip
-
-
-def _with_exit(table: Table, name: str) -> Flags:
-    """(rounds,) where an exit had been reached by the deadline."""
-    return np.array([now.answers[name].met for now in table.rounds])
 
 
 def precision_rows(table: Table, network: str) -> list[Row]:
@@ -211,5 +204,18 @@ def _count(table: Table, name: str, environment: str, deadline_ms: float) -> dic
     }
 
 
-def _reached(reached_ms: Mapping[Way, Sequence[float]], point: OperatingPoint) -> float:
-    return reached_ms[point.width, point.precision][point.depth - 1]
+def choices(table: Table) -> list[dict[str, Any]]:
+    """The points chosen in hindsight: by whom, for which phase and deadline."""
+    chosen = {
+        (who, now.phase, now.deadline_ms, table.known.points[point])
+        for who in (BEST_FIXED, BEST_HERE, PHASE_ORACLE)
+        for now, point in zip(table.rounds, table.chosen[who], strict=True)
+    }
+    named = ("who", "phase", "deadline_ms", "point")
+    return [dict(zip(named, each, strict=True)) for each in sorted(chosen)]
+
+
+def _reached_ms(now: Round, points: Sequence[OperatingPoint]) -> list[float]:
+    """(points,) when each was reached in this round."""
+    at_exits = {way: np.cumsum([leg.wall_ms for leg in path.legs]) for way, path in now.paths.items()}
+    return [float(at_exits[point.width, point.precision][point.depth - 1]) for point in points]

@@ -13,18 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policies.situation import OperatingPoint
 from ..runtime.answer import Answer
 from .contention_load import ENVIRONMENTS, SEEN_S, Environment
+from .recordings import RecordedPath, Recording, Way
 
 VISIT_ROUNDS = 60
 BURST_ROUNDS = (20, 30)
 PERIOD_S = (0.020, 0.040)  # a request as often as a device with a camera has one
 LEAST_PAUSE_S = 0.005
 ROUND_S = 120.0  # a round that takes this long hangs
-Way = tuple[float, str]
 Tell = Callable[[str, int, int], None]
-Ask = Callable[[NDArray[np.float32], float], Answer]
-Record = Callable[[Way, NDArray[np.float32]], list[float]]
+Ask = Callable[[NDArray[np.float32], float], Answer | None]  # one sample, milliseconds
+Record = Callable[[Way, NDArray[np.float32], str], RecordedPath]  # the last one: the phase of load
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +52,23 @@ class Visit(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What one contestant answered, by the bench's own clock. `met`: what the answer itself says of its deadline."""
+    """What one contestant answered, by the bench's own clock. `label`: the class's number.
+
+    Where no exit was reached by the deadline and so nothing answered, which only some contestants do: label -1, no
+    point.
+    """
 
     latency_ms: float
     label: int
-    met: bool
-    width: float
-    depth: int
-    precision: str
+    point: OperatingPoint | None
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
     """One input under one deadline.
 
-    `sample`: the input's number; `on`: whether the environment's load was on; `answers`: by contestant; `reached_ms`:
-    of every width and precision run to its final exit, when it reached each exit.
+    `sample`: the input's number; `on`: whether the environment's load was on; `answers`: by contestant; `paths`: of
+    every width and precision, run to its final exit, in the order that they ran.
     """
 
     visit: int
@@ -75,16 +77,38 @@ class Round:
     deadline_ms: float
     sample: int
     answers: Mapping[str, Answered] = field(default_factory=dict)
-    reached_ms: Mapping[Way, list[float]] = field(default_factory=dict)
+    paths: Mapping[Way, RecordedPath] = field(default_factory=dict)
+
+    @property
+    def phase(self) -> str:
+        """Of load."""
+        return self.environment if self.on else f"{self.environment}, off"
+
+
+class Asking:
+    """Says to sensors how many threads of ours run just now, which are no load of others: 1 within its block."""
+
+    def __init__(self) -> None:
+        self._running = 0
+
+    def __call__(self) -> int:
+        return self._running
+
+    def __enter__(self) -> None:
+        self._running = 1
+
+    def __exit__(self, *error: object) -> None:
+        self._running = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Who answers: `asks`, contestants by name; `ways`, what is recorded beside by `record`."""
+    """Who answers: `asks`, contestants by name; `ways`, what is recorded beside by `record`; `asking`: told of both."""
 
     asks: Mapping[str, Ask]
     ways: Sequence[Way]
     record: Record
+    asking: Asking
 
 
 def bursts(rounds: int, rng: random.Random) -> list[bool]:
@@ -127,6 +151,12 @@ def run_rounds(
     return rounds
 
 
+def recording_of(rounds: Sequence[Round]) -> Recording:
+    """What the ways took, in the order of time."""
+    numbered = ((number, path) for number, now in enumerate(rounds) for path in now.paths.values())
+    return Recording(tuple(path._replace(round=number) for number, path in numbered))
+
+
 class Match:
     """Plays rounds: contestants and ways in random order, paced as a device would ask."""
 
@@ -147,16 +177,17 @@ class Match:
 
     def _round(self, visit: Visit, on: bool) -> Round:
         now = Round(visit.number, visit.environment.name, on, next(self._deadlines), next(self._samples))
-        x, answers, reached_ms = self._x[now.sample], dict[str, Answered](), dict[Way, list[float]]()
+        x, answers, paths = self._x[now.sample], dict[str, Answered](), dict[Way, RecordedPath]()
         turns: list[str | Way] = [*self._entered.asks, *self._entered.ways]
         self._rng.shuffle(turns)
         for turn in turns:
             self._wait()
-            if isinstance(turn, str):
-                answers[turn] = _ask(self._entered.asks[turn], x, now.deadline_ms)
-            else:
-                reached_ms[turn] = self._entered.record(turn, x)
-        return replace(now, answers=answers, reached_ms=reached_ms)
+            with self._entered.asking:
+                if isinstance(turn, str):
+                    answers[turn] = _ask(self._entered.asks[turn], x, now.deadline_ms)
+                else:
+                    paths[turn] = self._entered.record(turn, x, now.phase)
+        return replace(now, answers=answers, paths=paths)
 
     def _wait(self) -> None:
         """Until the next request is due."""
@@ -169,7 +200,7 @@ def _ask(ask: Ask, x: NDArray[np.float32], deadline_ms: float) -> Answered:
     started = time.monotonic()
     answer = ask(x, deadline_ms)
     took_ms = (time.monotonic() - started) * 1e3
-    return Answered(took_ms, answer.index, answer.deadline_met, *answer.point)
+    return Answered(took_ms, -1, None) if answer is None else Answered(took_ms, answer.index, answer.point)
 
 
 def _endless(items: Sequence[Any], rng: random.Random) -> Iterator[Any]:

@@ -59,6 +59,10 @@ class SwitchedEngine:
         first = next(iter(self._engines.values()))
         self.name, self.threads, self.in_caller = first.name, first.threads, first.in_caller
 
+    def runs(self, precision: str) -> bool:
+        """Whether every control's engine computes in it."""
+        return all(engine.runs(precision) for engine in self._engines.values())
+
     def load(self, step: Step) -> None:
         """Gets the control ready."""
         self._engines[step.width].load(self._there(step))

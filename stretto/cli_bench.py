@@ -136,11 +136,12 @@ def contention(
     samples: Annotated[int | None, typer.Option(help="of the data; default: all")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="default: bench/results/contention_BUNDLE.json")] = None,
     picture: Annotated[Path | None, typer.Option(help="default: docs/contention_BUNDLE.png")] = None,
+    keep: Annotated[Path | None, typer.Option(help="default: out/contention_BUNDLE.npz, the recorded times")] = None,
 ) -> None:
     """Deadlines under other people's load, against fixed and switched networks; nothing else should run meanwhile."""
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
-    from .bench.contention import Asked
+    from .bench.contention import Asked, Files
     from .bench.contention import run as measure
     from .bench.contention_contestants import Runtime
     from .bench.contention_rounds import Effort
@@ -148,9 +149,11 @@ def contention(
     asked = Asked(bundle, data, tuple(split), tuple(controls), samples)
     effort = Effort(rounds, 20.0 if rounds is None and minutes is None else minutes)
     name = f"contention_{bundle.stem}"
-    table, image = json or _kept(f"{name}.json"), picture or _drawn(f"{name}.png", Path())
+    files = Files(
+        json or _kept(f"{name}.json"), picture or _drawn(f"{name}.png", Path()), keep or Path("out") / f"{name}.npz"
+    )
     with show.WorkBar(show.OUT) as bar:
-        measure(asked, Runtime(policy, time_model), effort, table, image, bar.tell, show.OUT)
+        measure(asked, Runtime(policy, time_model), effort, files, bar.tell, show.OUT)
 
 
 @bench.command("zoo")

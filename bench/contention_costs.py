@@ -1,0 +1,72 @@
+"""What the runtime itself takes: per request beyond the bare steps, on the idle machine."""
+
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..policies.situation import Step
+from ..runtime.answer import Answer
+from ..runtime.engines import Engine
+from ..runtime.sensors import cost
+from .contention_rounds import Ask
+from .report import Row, spread, time_ms
+
+OVERHEAD_ROUNDS = 200
+PAUSE_S = (0.005, 0.020)  # before whatever is timed, as between requests of a device
+AMPLE_MS = 10_000.0  # a deadline, so that everything is on, but one that never comes
+MOST_US = 150.0
+MOST_SHARE = 0.005  # of a core
+
+
+def steps_of(answer: Answer) -> list[Step]:
+    """The steps that a request ran whose answer this is."""
+    starts = [0, *(depth + 1 for depth in answer.exits[:-1])]
+    width, _, precision = answer.point
+    return [Step(first, depth, width, precision) for first, depth in zip(starts, answer.exits, strict=True)]
+
+
+def run_steps(engine: Engine, steps: list[Step], x: NDArray[np.float32]) -> None:
+    """The bare steps, one after the other; `x`: one sample."""
+    features: NDArray[np.float32] | None = x[None]
+    for step in steps:
+        if features is None:
+            raise ValueError(f"nothing goes on to {step}: the step before it ended at the final exit")
+        _, features = engine.run(step, features)
+
+
+def overhead_row(ask: Ask, engine: Engine, x: NDArray[np.float32], network: str, rounds: int) -> Row:
+    """Microseconds that a request takes beyond its steps, as many times as said; `x`: one sample."""
+    rng, over_us, raw_ms = random.Random(0), [], []
+    steps = steps_of(_answered(ask, x))
+    for _ in range(rounds):
+        answers: list[Answer] = []
+        asked_ms = _paused(rng, lambda: answers.append(_answered(ask, x)))  # noqa: B023  (called at once)
+        steps = steps_of(answers[0])
+        raw_ms.append(_paused(rng, partial(run_steps, engine, steps, x)))
+        over_us.append((asked_ms - raw_ms[-1]) * 1e3)
+    return Row(
+        "overhead per request over the bare steps", network, float(np.median(over_us)), "µs", at_most=MOST_US,
+        spread=spread(over_us), control={"steps": [list(step) for step in steps], "bare, ms": float(np.median(raw_ms))},
+        note="everything on, a deadline that never comes; pairs, each after a pause",
+    )  # fmt: skip
+
+
+def sensors_row(seconds: float) -> Row:
+    """The share of a core that all sensors take."""
+    return Row("sensors, of a core", "", cost(seconds), "", at_most=MOST_SHARE, note="by this process's own clock")
+
+
+def _answered(ask: Ask, x: NDArray[np.float32]) -> Answer:
+    answer = ask(x, AMPLE_MS)
+    if answer is None:
+        raise RuntimeError(f"a request with {AMPLE_MS:g} ms to go was dropped")
+    return answer
+
+
+def _paused(rng: random.Random, task: Callable[[], object]) -> float:
+    time.sleep(rng.uniform(*PAUSE_S))
+    return time_ms(task)

@@ -1,0 +1,120 @@
+"""The whole bench, on a toy bundle and as short as it gets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="digits come with scikit-learn")
+
+from stretto.bench.contention import Asked, Files, deadlines_of, run
+from stretto.bench.contention_contestants import (
+    AGAIN,
+    ALERT,
+    FULL,
+    ONWARD,
+    OURS,
+    PRIORITISED,
+    SMALLEST,
+    SUBMITTED,
+    SWITCHED,
+    Runtime,
+    full_point,
+    smallest_point,
+)
+from stretto.bench.contention_load import ENVIRONMENTS
+from stretto.bench.contention_report import BEST_FIXED, BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
+from stretto.bench.contention_rounds import Effort
+from stretto.bench.contention_switched import SwitchedEngine, find_controls, merge
+from stretto.bench.recordings import Recording
+from stretto.policies.situation import Step
+from stretto.runtime.bundle import Bundle
+from stretto.runtime.engines import make_engine
+
+from ..runtime.fakes import set_profile
+from ..runtime.toy import toy_bundle
+
+DIGITS = {"shape": (1, 8, 8), "classes": 10, "precisions": ("fp32", "int8")}
+HINDSIGHT = {BEST_FIXED, BEST_HERE, PHASE_ORACLE, CLAIRVOYANT}
+EVERYBODY = {OURS, SMALLEST, AGAIN, FULL, ALERT, SUBMITTED, PRIORITISED, ONWARD, SWITCHED} | HINDSIGHT
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle and, beside it, two controls."""
+    folder = tmp_path_factory.mktemp("contention")
+    toy_bundle(folder / "toy.stretto", **DIGITS)
+    for width in (0.5, 1.0):
+        toy_bundle(folder / f"width-{width:g}.stretto", widths=(width,), depths=1, seed=int(10 * width), **DIGITS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict:
+    asked = Asked(
+        folder / "toy.stretto", "digits", controls=(folder,), samples=20, profile_rounds=1, overhead_rounds=3,
+        sensors_s=0.05,
+    )  # fmt: skip
+    files = Files(folder / "c.json", None, folder / "deep" / "c.npz")
+    made = run(asked, Runtime("deadline", "slices"), Effort(rounds=1), files)
+    assert json.loads(files.json.read_text()) == json.loads(json.dumps(made))
+    return made
+
+
+def test_everybody_takes_part_in_every_environment(report: dict) -> None:
+    places = {(count["environment"], count["who"]) for count in report["counts"]}
+    assert {who for _, who in places} >= EVERYBODY
+    assert places == {(place.name, who) for place in ENVIRONMENTS for _, who in places}
+    assert report["rounds"] == len(ENVIRONMENTS)
+    assert report["controls"] == ["width-0.5.stretto", "width-1.stretto"]
+
+
+def test_rows_are_finite_and_have_the_issues_goals(report: dict) -> None:
+    rows = {row["figure"]: row for row in report["rows"]}
+    assert not [row for row in rows.values() if not np.isfinite(row["value"])]
+    goals = {"overhead per request over the bare steps": "≤ 150", "int8 faster than fp32, full width, idle": "≥ 2.5"}
+    assert {figure: rows[figure]["goal"] for figure in goals} == goals
+
+
+def test_deadlines_rise_from_past_the_smallest_networks_to_past_the_largests(folder: Path) -> None:
+    bundle = Bundle.open(folder / "toy.stretto")
+    profile = set_profile(bundle, stage_ms=2.0)  # 1 ms for the smallest, 6 ms for the largest
+    deadlines_ms = deadlines_of(bundle, profile)
+    assert (smallest_point(bundle, profile), full_point(bundle)) == ((0.5, 1, "fp32"), (1.0, 3, "int8"))
+    assert (deadlines_ms[0], deadlines_ms[-1]) == (pytest.approx(1.5), pytest.approx(1.3 * 6))
+    assert np.allclose(np.diff(np.log(deadlines_ms)), np.log(1.3 * 6 / 1.5) / 4)
+
+
+def test_every_width_and_precision_is_recorded_in_every_round(report: dict, folder: Path) -> None:
+    paths = Recording.load(folder / "deep" / "c.npz").paths
+    ways = {(path.round, path.legs[0].step.width, path.legs[0].step.precision) for path in paths}
+    assert len(paths) == len(ways) == 2 * 2 * report["rounds"]
+
+
+def test_switched_engine_answers_as_the_control_of_that_width(folder: Path) -> None:
+    controls = find_controls([folder], folder / "toy.stretto")
+    merged, by_width = merge(controls)
+    assert (merged.manifest.widths, merged.manifest.depths) == ((0.5, 1.0), 1)
+    x = np.random.default_rng(0).standard_normal((1, 1, 8, 8), np.float32)
+    switched = SwitchedEngine(by_width)
+    for control in controls:
+        step = Step(0, 1, control.manifest.widths[0])
+        engine = make_engine("onnx", control)
+        assert np.array_equal(switched.run(step, x)[0], engine.run(step, x)[0])
+        engine.close()
+    switched.close()
+
+
+def test_what_is_no_control_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    supernet, control = (Bundle.open(folder / name) for name in ("toy.stretto", "width-1.stretto"))
+    with pytest.raises(ValueError, match=r"toy.stretto has 3 exits and widths \(0.5, 1.0\); a control has one of each"):
+        merge([supernet])
+    with pytest.raises(ValueError, match="both have width 1; leave one out"):
+        merge([control, control])
+    other = Bundle.open(toy_bundle(tmp_path / "other.stretto", widths=(0.5,), depths=1).path)
+    with pytest.raises(ValueError, match="takes or answers something else"):
+        merge([control, other])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no bundle of one exit"):
+        find_controls([tmp_path / "empty"], folder / "toy.stretto")

@@ -1,0 +1,25 @@
+"""The time model's rows, from figures as `bench.foresight` gives them."""
+
+from stretto.bench.contention_foresight import LONG, OURS, PATHS, STEPS, TUNED, foresight_rows
+
+NONE = {"count": 0, "under": None, "loss_ms": None, "over_hindsight": None, "over_scalar": None}
+
+
+def figures(under: float) -> dict:
+    return {"count": 9, "under": under, "loss_ms": 0.3, "over_hindsight": 1.05, "over_scalar": 0.7}
+
+
+def test_a_share_above_the_level_is_as_wrong_as_one_below() -> None:
+    rows = foresight_rows({OURS: {STEPS: figures(0.994), PATHS: figures(0.98), LONG: NONE}}, "net")
+    assert [round(row.value, 3) for row in rows[:2]] == [0.4, 1.0]
+    assert [row.met for row in rows] == [True, False, True, True]
+
+
+def test_long_paths_are_compared_with_the_tuned_filter_where_there_are_any() -> None:
+    found = {OURS: {kind: figures(0.99) for kind in (STEPS, PATHS, LONG)}, TUNED: {LONG: figures(0.9)}}
+    row = foresight_rows(found, "net")[-1]
+    assert (row.value, row.goal, row.met) == (0.7, "≤ 0.75", True)
+
+
+def test_what_cannot_be_said_has_no_row() -> None:
+    assert foresight_rows({OURS: {STEPS: NONE, PATHS: NONE, LONG: NONE}}, "net") == []
