@@ -175,17 +175,18 @@ def _predicted(known: _Class, own_ms: FloatArray, ran_ms: float) -> FloatArray:
     mean = known.losses.until(used_ms) - known.losses.until(ran_ms)
     row, length = np.searchsorted(_BETWEEN_MEANS, mean), np.searchsorted(_LENGTHS, own_ms)
     later = (used_ms > EARLY_MS).astype(np.intp)
-    return own_ms[:, None] * known.own[length, row] + known.stolen[later, length, row]
+    finish_ms = own_ms[:, None] * known.own[length, row] + known.stolen[later, length, row]
+    return np.maximum.accumulate(finish_ms, axis=1)
 
 
 def _follow(known: _Class) -> None:
-    """A new ratio: the settled median, unless the last few say that it changed."""
-    ratios = known.ratios
+    """A new ratio: the settled median, unless the last few say that it changed; what was before is then forgotten."""
+    ratios, before = known.ratios, known.slowdown
     recent = [ratios[at] for at in range(-min(_RECENT, len(ratios)), 0)]
-    recently = sorted(recent)[len(recent) // 2]
-    if len(ratios) > _RECENT and abs(recently / known.slowdown - 1) > _CHANGED:
+    now = sorted(recent)[len(recent) // 2]
+    if len(ratios) > _RECENT and abs(now / before - 1) > _CHANGED:
         ratios.clear()
-        ratios.extend(recent)
-        known.slowdown = recently
-    elif len(ratios) % 8 == 1 or len(ratios) <= _RECENT or known.seen % 8 == 0:
+        ratios.extend([ratio for ratio in recent if abs(ratio - now) < abs(ratio - before)])
+        known.slowdown = sorted(ratios)[len(ratios) // 2]
+    elif len(ratios) <= _RECENT or known.seen % 8 == 0:
         known.slowdown = sorted(ratios)[len(ratios) // 2]
