@@ -39,14 +39,14 @@ def replay(recording: Recording, model: TimeModel, idle_ms: Times) -> list[Foret
 
 
 def _replayed(path: RecordedPath, model: TimeModel, idle_ms: Times) -> Iterable[Foretold]:
-    whole_ms = _predicted(model, path.whole, idle_ms)
-    for leg in path.legs:
+    whole, is_one_step = path.whole, len(path.legs) == 1
+    whole_ms = _predicted(model, whole, idle_ms)
+    for leg in () if is_one_step else path.legs:
         leg_ms = _predicted(model, leg, idle_ms)
         model.observe(_ran(leg, leg_ms, idle_ms))
-        if len(path.legs) > 1:
-            yield _foretold(path, leg, leg_ms, idle_ms, model)
-    model.observe(_ran(path.whole, whole_ms, idle_ms, whole_path=len(path.legs) > 1))
-    yield _foretold(path, path.whole, whole_ms, idle_ms, model)._replace(whole=True)
+        yield _foretold(path, leg, leg_ms, idle_ms, model)
+    model.observe(_ran(whole, whole_ms, idle_ms, whole_path=not is_one_step))
+    yield _foretold(path, whole, whole_ms, idle_ms, model)._replace(whole=True)
 
 
 def _predicted(model: TimeModel, leg: Leg, idle_ms: Times) -> FloatArray:

@@ -70,9 +70,10 @@ class Recording:
 
     def __add__(self, later: "Recording") -> "Recording":
         """Both, one after the other, rounds and times counting on."""
-        if not self.paths:
-            return later
-        round, at_s = self.paths[-1].round + 1, self.paths[-1].at_s
+        if not self.paths or not later.paths:
+            return later if later.paths else self
+        ended, begins = self.paths[-1], later.paths[0]
+        round, at_s = ended.round + 1 - begins.round, max(0.0, ended.at_s - begins.at_s)
         moved = (path._replace(round=path.round + round, at_s=path.at_s + at_s) for path in later.paths)
         return Recording((*self.paths, *moved))
 
@@ -173,7 +174,7 @@ class Recorder:
             _, following = self._engine.run(step, features)
             features = features if following is None else following  # nothing goes on from the final exit
             wall_now_s, cpu_now_s = time.perf_counter(), time.thread_time()
-            cpu_ms = (cpu_now_s - cpu_s) * 1e3 if self._engine.threads == 1 else None
+            cpu_ms = (cpu_now_s - cpu_s) * 1e3 if self._engine.in_caller else None
             taken.append(Leg(step, (cpu_s - awake_s) * 1e3, cpu_ms, (wall_now_s - wall_s) * 1e3, load))
             wall_s, cpu_s = wall_now_s, cpu_now_s
         return RecordedPath(self._rounds, phase, at_s, tuple(taken))
