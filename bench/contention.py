@@ -3,7 +3,7 @@
 `stretto bench contention BUNDLE --data PATH --controls FOLDER`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from ..policies.situation import OperatingPoint
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine, make_engine, runnable
 from ..runtime.measure import measure_profile
@@ -37,7 +38,7 @@ from .contention_foresight import foresight, foresight_rows
 from .contention_picture import draw
 from .contention_report import Known, Table, choices, comparison_rows, counts, lateness_rows, precision_rows
 from .contention_rounds import Asking, Effort, Field, Tell, recording_of, run_rounds
-from .contention_switched import find_controls
+from .contention_switched import by_width, find_controls
 from .evaluate import logits_on, read_splits
 from .recordings import Recorder, Recording
 from .report import Row, machine, print_rows, write_json
@@ -82,11 +83,11 @@ def run(
 ) -> dict[str, Any]:
     """Measures everything, prints a table and writes the files; the machine should have nothing else to do."""
     facts, name = machine(), asked.bundle.stem
-    controls = find_controls(asked.controls, asked.bundle)
+    controls = by_width(find_controls(asked.controls, asked.bundle))
     costs = [sensors_row(asked.sensors_s)]
     with ExitStack() as stack:
         bundle, engine = open_bundle(stack, asked.bundle)
-        known, x = learn(bundle, asked, tell)
+        known, x = learn(bundle, controls, asked, tell)
         profile = measure_profile(engine, bundle, rounds=asked.profile_rounds, progress=partial(tell, "profile"))
         report = describe(asked, runtime, bundle, controls, profile) | {"machine": facts}
         asking = Asking()
@@ -137,14 +138,14 @@ def write(files: Files, report: Mapping[str, Any], recording: Recording) -> None
 
 
 def describe(
-    asked: Asked, runtime: Runtime, bundle: Bundle, controls: Sequence[Bundle], profile: Profile
+    asked: Asked, runtime: Runtime, bundle: Bundle, controls: Mapping[float, Bundle], profile: Profile
 ) -> dict[str, Any]:
     """What the report says before anything is asked."""
     points = {"smallest": smallest_point(bundle, profile), "full": full_point(bundle)}
     return {
         "bench": "contention",
         "bundle": {"name": asked.bundle.name, "sha256": bundle.sha256, "network": bundle.manifest.network},
-        "controls": [control.path.name for control in controls],
+        "controls": [control.path.name for control in controls.values()],
         "data": Path(asked.data).name,
         "splits": asked.splits,
         "runtime": asdict(runtime),
@@ -161,16 +162,31 @@ def deadlines_of(bundle: Bundle, profile: Profile) -> list[float]:
     return [float(each) for each in np.geomspace(LOWEST * fastest_ms, HIGHEST * slowest_ms, DEADLINES)]
 
 
-def learn(bundle: Bundle, asked: Asked, tell: Tell) -> tuple[Known, NDArray[np.float32]]:
-    """What every point answers to the test, and the test's inputs as the session takes them."""
+def learn(
+    bundle: Bundle, controls: Mapping[float, Bundle], asked: Asked, tell: Tell
+) -> tuple[Known, NDArray[np.float32]]:
+    """What every point answers to the test, also of the controls, and the test's inputs as the session takes them."""
     _, pixels, labels = read_splits(bundle, asked.data, asked.splits, tell)
     chosen = np.random.default_rng(0).permutation(len(labels))[: asked.samples]
     pixels, labels = pixels[chosen], labels[chosen]
-    logits = logits_on(bundle, pixels, labels, progress=lambda done: tell("evaluating", done, len(labels)))
+    by_point = right_answers(bundle, pixels, labels, partial(tell, "evaluating"))
     points = tuple(points_of(bundle))
-    right = np.stack([logits[point].argmax(axis=1) == labels for point in points], axis=1)
     accuracy = np.array([bundle.point(*point).accuracy for point in points])
-    return Known(points, accuracy, right, labels), bundle.manifest.input.prepare(pixels)
+    switched = {
+        point._replace(width=width): float(1 - right.mean())
+        for width, control in controls.items()
+        for point, right in right_answers(control, pixels, labels, partial(tell, f"width {width:g}")).items()
+    }
+    right = np.stack([by_point[point] for point in points], axis=1)
+    return Known(points, accuracy, right, labels, switched), bundle.manifest.input.prepare(pixels)
+
+
+def right_answers(
+    bundle: Bundle, pixels: NDArray[np.uint8], labels: NDArray[np.int64], tell: Callable[[int, int], None]
+) -> dict[OperatingPoint, NDArray[np.bool_]]:
+    """(samples,) of every point, whether it answers each rightly."""
+    logits = logits_on(bundle, pixels, labels, progress=lambda done: tell(done, len(labels)))
+    return {point: each.argmax(axis=1) == labels for point, each in logits.items()}
 
 
 def rows_of(table: Table, network: str) -> list[Row]:

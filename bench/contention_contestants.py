@@ -1,6 +1,6 @@
 """Who answers in `bench.contention`: each a session of its own, asked in its own way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -99,14 +99,13 @@ def enter(stack: ExitStack, bundle: Bundle, profile: Profile, runtime: Runtime, 
 
 
 def enter_switched(
-    stack: ExitStack, controls: Sequence[Bundle], runtime: Runtime, sensors: Sensors, rounds: int, tell: Progress
+    stack: ExitStack, controls: Mapping[float, Bundle], runtime: Runtime, sensors: Sensors, rounds: int, tell: Progress
 ) -> dict[str, Ask]:
     """The controls as one contestant, if there are any, closed with `stack`; `rounds`: of their profile."""
     if not controls:
         return {}
-    merged, by_width = merge(controls)
-    engine = SwitchedEngine(by_width)
-    merged = runnable(engine, merged)
+    engine = SwitchedEngine(controls)
+    merged = runnable(engine, merge(controls))
     profile = measure_profile(engine, merged, rounds=rounds, progress=tell)
     session = open_session(merged, engine, profile, runtime, sensors)
     return {SWITCHED: _inferring(stack.enter_context(session))}

@@ -43,7 +43,7 @@ def _panel(axes: Any, counts: list[dict[str, Any]]) -> None:
     for who, (color, style, width) in STYLES.items():
         line = sorted((count for count in counts if count["who"] == who), key=lambda count: count["deadline_ms"])
         if line:
-            shares = [100 * count["wrong_or_late"] / count["requests"] for count in line]
+            shares = [100 * count["expected_wrong_or_late"] / count["requests"] for count in line]
             axes.plot(
                 [count["deadline_ms"] for count in line],
                 shares,

@@ -1,7 +1,10 @@
-"""Rows and counts of `bench.contention`, from its rounds alone."""
+"""Rows and counts of `bench.contention`, from its rounds alone.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Wrong or late answers are counted as expected over the whole test (`Outcome.expected`), beside it as they came.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,28 +13,50 @@ from numpy.typing import NDArray
 from ..policies.situation import OperatingPoint
 from .contention_contestants import AGAIN, ALERT, FULL, ONWARD, OURS, PRIORITISED, SMALLEST, SUBMITTED, SWITCHED
 from .contention_rounds import Round
-from .contention_statistics import RESAMPLES, Flags, Outcome, Resampled, best_in_hindsight, clairvoyant, ratio
+from .contention_statistics import (
+    RESAMPLES,
+    Counted,
+    Flags,
+    Outcome,
+    Ratio,
+    Resampled,
+    best_in_hindsight,
+    clairvoyant,
+    ratio,
+)
 from .report import FloatArray, Row, spread
 from .train_statistics import interval, resample
 
 BEST_FIXED, BEST_HERE = "best fixed point", "best fixed point of each environment"
 PHASE_ORACLE, CLAIRVOYANT = "phase oracle", "clairvoyant"
-MET, FAILED = "deadlines met", "wrong or late"
+MET, FAILED, COUNTED = "deadlines met", "wrong or late", "wrong or late, counted"
 LATE_MS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a bundle's points.
+    """What is known of the points of a bundle, and of its controls'.
 
-    accuracy: (points,) held out. right: (samples, points) whether a point answers a test sample rightly. labels:
-    (samples,).
+    accuracy: (points,) held out, as the bundle says. right: (samples, points) whether a point answers a test sample
+    rightly. labels: (samples,). switched: the share of the test that each point of the switched networks gets wrong.
     """
 
     points: tuple[OperatingPoint, ...]
     accuracy: FloatArray
     right: Flags
     labels: NDArray[np.int64]
+    switched: Mapping[OperatingPoint, float] = field(default_factory=dict)
+
+    @property
+    def error(self) -> FloatArray:
+        """(points,) the share of the test that each gets wrong."""
+        wrong: FloatArray = 1 - self.right.mean(axis=0)
+        return wrong
+
+    def errors(self, name: str, answered: Sequence[OperatingPoint | None]) -> FloatArray:
+        """(rounds,) the same of the points that a contestant answered at; 1 where it didn't."""
+        of = self.switched if name == SWITCHED else dict(zip(self.points, self.error.tolist(), strict=True))
+        return np.array([1.0 if point is None else of[point] for point in answered])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +122,12 @@ class Table:
     def _answered(self, name: str) -> Outcome:
         labels = np.array([now.answers[name].label for now in self.rounds])
         late = self.latencies_ms(name) > self.deadline_ms
-        return Outcome.of(late, labels == self.known.labels[self._samples])
+        errors = self.known.errors(name, [now.answers[name].point for now in self.rounds])
+        return Outcome.of(late, labels == self.known.labels[self._samples], errors)
 
     def _points(self) -> Outcome:
-        return Outcome.of(self.reached_ms > self.deadline_ms[:, None], self.known.right[self._samples])
+        late = self.reached_ms > self.deadline_ms[:, None]
+        return Outcome.of(late, self.known.right[self._samples], self.known.error)
 
     def _choices(self) -> dict[str, NDArray[np.integer]]:
         here = [(now.environment, now.deadline_ms) for now in self.rounds]
@@ -122,24 +149,34 @@ def comparison_rows(table: Table, network: str) -> list[Row]:
 
 
 def _comparison_row(table: Table, network: str, each: Comparison) -> Row | None:
-    ours, theirs = (_counted(table, name, each.count) for name in (each.ours, each.theirs))
     mask = table.where(each.environment)
-    found = ratio(ours & mask, theirs & mask, table.resampled)
+    found = _ratio(table, each, each.count, mask)
     if found is None:
         return None
-    places = {name: (ours & table.where(name), theirs & table.where(name)) for name in sorted(set(table.environments))}
-    control = {
-        "rounds": int(mask.sum()),
-        each.ours: int((ours & mask).sum()),
-        each.theirs: int((theirs & mask).sum()),
-        "by environment": {name: [int(mine.sum()), int(other.sum())] for name, (mine, other) in places.items()},
-    }
+    control: dict[str, Any] = {"rounds": int(mask.sum())} | _amounts(table, each, mask)
+    places = {name: table.where(name) & mask for name in sorted(set(table.environments))}
+    control["by environment"] = {name: _amounts(table, each, place) for name, place in places.items() if place.any()}
+    if each.count == FAILED and (counted := _ratio(table, each, COUNTED, mask)) is not None:
+        control["counted"] = {"value": counted.value, "interval": counted.interval}
     return Row(each.figure, network, found.value, "×", each.at_most, each.at_least, found.interval, control, each.note)
 
 
-def _counted(table: Table, name: str, count: str) -> Flags:
-    outcome = table.outcomes[name]
-    return outcome.failed if count == FAILED else ~outcome.late
+def _ratio(table: Table, each: Comparison, count: str, mask: Flags) -> Ratio | None:
+    ours, theirs = (_count(table.outcomes[name], count) * mask for name in (each.ours, each.theirs))
+    return ratio(ours, theirs, table.resampled)
+
+
+def _amounts(table: Table, each: Comparison, mask: Flags) -> dict[str, float]:
+    return {name: _amount(table.outcomes[name], each.count, mask) for name in (each.ours, each.theirs)}
+
+
+def _amount(outcome: Outcome, count: str, mask: Flags) -> float:
+    return round(float(_count(outcome, count)[mask].sum()), 2)
+
+
+def _count(outcome: Outcome, count: str) -> Counted:
+    """(rounds,) what is counted of each."""
+    return {MET: ~outcome.late, FAILED: outcome.expected, COUNTED: outcome.failed}[count]
 
 
 def lateness_rows(table: Table, network: str) -> list[Row]:
@@ -186,12 +223,12 @@ def _is_full(point: OperatingPoint, known: Known) -> bool:
 
 
 def counts(table: Table) -> list[dict[str, Any]]:
-    """Of everybody in every environment at every deadline: requests, met, wrong or late, and where the answers are."""
+    """Of everybody in every environment at every deadline: requests, met, wrong or late as counted and as expected."""
     places = sorted({(now.environment, now.deadline_ms) for now in table.rounds})
-    return [_count(table, name, *place) for place in places for name in table.outcomes]
+    return [_counts(table, name, *place) for place in places for name in table.outcomes]
 
 
-def _count(table: Table, name: str, environment: str, deadline_ms: float) -> dict[str, Any]:
+def _counts(table: Table, name: str, environment: str, deadline_ms: float) -> dict[str, Any]:
     mask = table.where(environment) & (table.deadline_ms == deadline_ms)
     outcome = table.outcomes[name]
     return {
@@ -201,6 +238,7 @@ def _count(table: Table, name: str, environment: str, deadline_ms: float) -> dic
         "requests": int(mask.sum()),
         "met": int((~outcome.late & mask).sum()),
         "wrong_or_late": int((outcome.failed & mask).sum()),
+        "expected_wrong_or_late": _amount(outcome, FAILED, mask),
     }
 
 

@@ -12,24 +12,29 @@ from .train_statistics import interval
 
 RESAMPLES = 4000
 BLOCK_ROUNDS = 10  # neighbours are alike, so they are drawn together
+LEAST_BLOCKS = 20
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.integer]
+Counted = Flags | FloatArray
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a contestant's requests.
 
-    late: (rounds,) the answer came after its deadline. failed: (rounds,) it was wrong or late.
+    late: (rounds,) the answer came after its deadline. failed: (rounds,) it was wrong or late. expected: (rounds,) in
+    [0, 1], how often it would be wrong or late if all of the test were asked at this moment: always where it is late,
+    else as often as the point that answered is wrong. That is the same count without the chance of who is asked when.
     """
 
     late: Flags
     failed: Flags
+    expected: FloatArray
 
     @classmethod
-    def of(cls, late: Flags, right: Flags) -> Self:
-        """From what is late and what is answered rightly."""
-        return cls(late, late | ~right)
+    def of(cls, late: Flags, right: Flags, error: FloatArray) -> Self:
+        """From what is late, what is answered rightly, and the share of the test that the point gets wrong."""
+        return cls(late, late | ~right, np.where(late, 1.0, error))
 
     def pick(self, chosen: Numbers) -> "Outcome":
         """Of outcomes with an axis of points, (rounds, points), those of the point chosen in each round.
@@ -37,19 +42,20 @@ class Outcome:
         chosen: (rounds,) points; -1 for none, which is late.
         """
         rows, none = np.arange(len(chosen)), chosen < 0
-        return Outcome(self.late[rows, chosen] | none, self.failed[rows, chosen] | none)
+        expected = np.where(none, 1.0, self.expected[rows, chosen])
+        return Outcome(self.late[rows, chosen] | none, self.failed[rows, chosen] | none, expected)
 
 
 def best_in_hindsight(groups: Sequence[Hashable], points: Outcome) -> Numbers:
-    """(rounds,) the point that failed least in all rounds of the same group, of equals the one less often late.
+    """(rounds,) the point expected to fail least in all rounds of the same group, of equals the less often late one.
 
     groups: (rounds,) such as the deadline, or deadline and phase of load. points: (rounds, points).
     """
     chosen = np.zeros(len(groups), np.intp)
     for group in set(groups):
         members = np.array([other == group for other in groups])
-        late, failed = points.late[members].sum(axis=0), points.failed[members].sum(axis=0)
-        chosen[members] = np.lexsort((late, failed))[0]
+        late, expected = points.late[members].sum(axis=0), points.expected[members].sum(axis=0)
+        chosen[members] = np.lexsort((late, expected))[0]
     return chosen
 
 
@@ -93,8 +99,13 @@ class Resampled:
             weights[:, mine] = rng.multinomial(mine.sum(), np.full(mine.sum(), 1 / mine.sum()), RESAMPLES)
         return cls(member, weights)
 
-    def sums(self, counted: Flags) -> FloatArray:
-        """(resamples,) of how many rounds it holds; counted: (rounds,)."""
+    @property
+    def enough(self) -> bool:
+        """Whether there are so many blocks that an interval says something."""
+        return self.weights.shape[1] >= LEAST_BLOCKS
+
+    def sums(self, counted: Counted) -> FloatArray:
+        """(resamples,) of how many rounds it holds; counted: (rounds,), or how much of each."""
         by_block = np.bincount(self.member, counted, self.weights.shape[1])
         totals: FloatArray = self.weights @ by_block
         return totals
@@ -102,15 +113,16 @@ class Resampled:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Of two counts over the same rounds; `interval`: 95 %, named as `spread` does."""
+    """Of two counts over the same rounds; `interval`: 95 %, named as `spread` does, None of too few rounds."""
 
     value: float
-    interval: dict[str, float]
+    interval: dict[str, float] | None
 
 
-def ratio(ours: Flags, theirs: Flags, resampled: Resampled) -> Ratio | None:
+def ratio(ours: Counted, theirs: Counted, resampled: Resampled) -> Ratio | None:
     """How often the one happened over how often the other, each (rounds,); None where the other never did."""
     if not theirs.any():
         return None
     above, below = resampled.sums(ours), resampled.sums(theirs)
-    return Ratio(float(ours.sum() / theirs.sum()), interval(above[below > 0] / below[below > 0]))
+    drawn = interval(above[below > 0] / below[below > 0]) if resampled.enough else None
+    return Ratio(float(ours.sum() / theirs.sum()), drawn)

@@ -30,22 +30,27 @@ def find_controls(given: Sequence[Path], supernet: Path) -> list[Bundle]:
     return controls
 
 
-def merge(controls: Sequence[Bundle]) -> tuple[Bundle, dict[float, Bundle]]:
-    """A bundle with a width for each control, without graphs, which `SwitchedEngine` runs; and the control of each.
+def by_width(controls: Sequence[Bundle]) -> dict[float, Bundle]:
+    """Controls by the width at which each was trained, the narrowest first.
 
     Raises:
-        ValueError: one has several exits or widths, or two don't take and answer the same.
+        ValueError: one has several exits or widths, two have the same, or don't take and answer the same.
     """
-    by_width: dict[float, Bundle] = {}
+    found: dict[float, Bundle] = {}
     for bundle in sorted(controls, key=_width):
-        _check(bundle, controls[0], by_width)
-        by_width[_width(bundle)] = bundle
-    widest = list(by_width.values())[-1].manifest
-    precisions = tuple(p for p in widest.precisions if all(p in b.manifest.precisions for b in controls))
-    points = tuple(record for width, bundle in by_width.items() for record in _records(bundle, width, precisions))
-    manifest = replace(widest, network="switched", widths=tuple(by_width), precisions=precisions, points=points)
-    sha256 = hashlib.sha256("".join(bundle.sha256 for bundle in by_width.values()).encode()).hexdigest()
-    return Bundle(Path("switched.stretto"), manifest, sha256, {}, {}), by_width
+        _check(bundle, controls[0], found)
+        found[_width(bundle)] = bundle
+    return found
+
+
+def merge(controls: Mapping[float, Bundle]) -> Bundle:
+    """A bundle with a width for each control, without graphs, which `SwitchedEngine` runs."""
+    widest = list(controls.values())[-1].manifest
+    precisions = tuple(p for p in widest.precisions if all(p in b.manifest.precisions for b in controls.values()))
+    points = tuple(record for width, bundle in controls.items() for record in _records(bundle, width, precisions))
+    manifest = replace(widest, network="switched", widths=tuple(controls), precisions=precisions, points=points)
+    sha256 = hashlib.sha256("".join(bundle.sha256 for bundle in controls.values()).encode()).hexdigest()
+    return Bundle(Path("switched.stretto"), manifest, sha256, {}, {})
 
 
 class SwitchedEngine:

@@ -26,7 +26,7 @@ from stretto.bench.contention_contestants import (
 from stretto.bench.contention_load import ENVIRONMENTS
 from stretto.bench.contention_report import BEST_FIXED, BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
 from stretto.bench.contention_rounds import Effort
-from stretto.bench.contention_switched import SwitchedEngine, find_controls, merge
+from stretto.bench.contention_switched import SwitchedEngine, by_width, find_controls, merge
 from stretto.bench.recordings import Recording
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
@@ -93,12 +93,12 @@ def test_every_width_and_precision_is_recorded_in_every_round(report: dict, fold
 
 
 def test_switched_engine_answers_as_the_control_of_that_width(folder: Path) -> None:
-    controls = find_controls([folder], folder / "toy.stretto")
-    merged, by_width = merge(controls)
+    controls = by_width(find_controls([folder], folder / "toy.stretto"))
+    merged = merge(controls)
     assert (merged.manifest.widths, merged.manifest.depths) == ((0.5, 1.0), 1)
     x = np.random.default_rng(0).standard_normal((1, 1, 8, 8), np.float32)
-    switched = SwitchedEngine(by_width)
-    for control in controls:
+    switched = SwitchedEngine(controls)
+    for control in controls.values():
         step = Step(0, 1, control.manifest.widths[0])
         engine = make_engine("onnx", control)
         assert np.array_equal(switched.run(step, x)[0], engine.run(step, x)[0])
@@ -109,12 +109,12 @@ def test_switched_engine_answers_as_the_control_of_that_width(folder: Path) -> N
 def test_what_is_no_control_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
     supernet, control = (Bundle.open(folder / name) for name in ("toy.stretto", "width-1.stretto"))
     with pytest.raises(ValueError, match=r"toy.stretto has 3 exits and widths \(0.5, 1.0\); a control has one of each"):
-        merge([supernet])
+        by_width([supernet])
     with pytest.raises(ValueError, match="both have width 1; leave one out"):
-        merge([control, control])
+        by_width([control, control])
     other = Bundle.open(toy_bundle(tmp_path / "other.stretto", widths=(0.5,), depths=1).path)
     with pytest.raises(ValueError, match="takes or answers something else"):
-        merge([control, other])
+        by_width([control, other])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no bundle of one exit"):
         find_controls([tmp_path / "empty"], folder / "toy.stretto")

@@ -9,12 +9,14 @@ from stretto.bench.contention_statistics import BLOCK_ROUNDS, Outcome, Resampled
 
 
 def outcome(late: list[list[int]], right: list[list[int]]) -> Outcome:
-    return Outcome.of(np.array(late, bool), np.array(right, bool))
+    """Whose test is the round's own sample."""
+    return Outcome.of(np.array(late, bool), np.array(right, bool), 1.0 - np.array(right))
 
 
 def test_late_answer_fails_even_if_it_is_right() -> None:
-    made = Outcome.of(np.array([True, True, False, False]), np.array([True, False, True, False]))
+    made = Outcome.of(np.array([True, True, False, False]), np.array([True, False, True, False]), np.full(4, 0.1))
     assert made.failed.tolist() == [True, True, False, True]
+    assert made.expected.tolist() == [1.0, 1.0, 0.1, 0.1]
 
 
 def test_best_in_hindsight_is_chosen_anew_in_each_group() -> None:
@@ -30,7 +32,7 @@ def test_of_points_that_fail_as_often_the_one_less_often_late_is_chosen() -> Non
 @settings(max_examples=50, deadline=None)
 @given(arrays(bool, (12, 3)), arrays(bool, (12, 3)), arrays(np.int64, 12, elements=st.integers(0, 2)))
 def test_finer_groups_never_fail_more_often(late: np.ndarray, right: np.ndarray, phases: np.ndarray) -> None:
-    points = Outcome.of(late, right)
+    points = Outcome.of(late, right, 1.0 - right)
     coarse = points.pick(best_in_hindsight([0] * 12, points)).failed.sum()
     fine = points.pick(best_in_hindsight(phases.tolist(), points)).failed.sum()
     assert fine <= coarse == points.failed.sum(axis=0).min()
@@ -40,7 +42,7 @@ def test_clairvoyant_takes_the_most_accurate_exit_reached_in_time_and_is_late_wh
     reached = np.array([[1.0, 3.0, 2.0], [1.0, 9.0, 2.0], [6.0, 9.0, 7.0]])
     chosen = clairvoyant(reached, np.full(3, 5.0), np.array([0.5, 0.9, 0.7]))
     assert chosen.tolist() == [1, 2, -1]
-    picked = Outcome.of(reached > 5.0, np.ones((3, 3), bool)).pick(chosen)
+    picked = Outcome.of(reached > 5.0, np.ones((3, 3), bool), np.zeros((3, 3))).pick(chosen)
     assert picked.late.tolist() == picked.failed.tolist() == [False, False, True]
 
 
@@ -50,17 +52,18 @@ def test_ratio_is_of_the_counts_and_its_interval_holds_it() -> None:
     ours = theirs & (rng.random(2000) < 0.5)
     resampled = Resampled.of([row // 50 for row in range(2000)], ["a" if row < 1000 else "b" for row in range(2000)])
     found = ratio(ours, theirs, resampled)
-    assert found is not None and found.value == ours.sum() / theirs.sum()
+    assert found is not None and found.interval is not None and found.value == ours.sum() / theirs.sum()
     assert found.interval["low"] < found.value < found.interval["high"]
     assert found.interval["high"] - found.interval["low"] < 0.2
 
 
 def test_ratio_of_a_thing_to_itself_has_no_width_and_to_what_never_happened_is_none() -> None:
-    resampled = Resampled.of([0] * 40, ["a"] * 40)
-    flags = np.arange(40) % 2 == 0
+    resampled = Resampled.of([0] * 400, ["a"] * 400)
+    flags = np.arange(400) % 2 == 0
     found = ratio(flags, flags, resampled)
-    assert found is not None and (found.interval["low"], found.value, found.interval["high"]) == (1.0, 1.0, 1.0)
-    assert ratio(flags, np.zeros(40, bool), resampled) is None
+    assert found is not None and found.interval is not None
+    assert (found.interval["low"], found.value, found.interval["high"]) == (1.0, 1.0, 1.0)
+    assert ratio(flags, np.zeros(400, bool), resampled) is None
 
 
 def test_blocks_end_with_their_visit_and_every_environment_keeps_its_share() -> None:
@@ -75,7 +78,7 @@ def test_interval_of_rounds_that_come_in_runs_is_wider_than_of_the_same_rounds_s
     shuffled = np.random.default_rng(0).permutation(runs)
     resampled, every = Resampled.of([0] * 1000, ["a"] * 1000), np.ones(1000, bool)
     wide, narrow = (ratio(flags, every, resampled) for flags in (runs, shuffled))
-    assert wide is not None and narrow is not None
+    assert wide is not None and wide.interval is not None and narrow is not None and narrow.interval is not None
     assert wide.interval["high"] - wide.interval["low"] > 2 * (narrow.interval["high"] - narrow.interval["low"])
 
 
@@ -83,3 +86,13 @@ def test_interval_of_rounds_that_come_in_runs_is_wider_than_of_the_same_rounds_s
 def test_pick_reads_each_round_its_own_point(chosen: list[int]) -> None:
     points = outcome([[0, 1], [1, 0], [0, 0]], [[1, 1], [1, 1], [1, 1]])
     assert points.pick(np.array(chosen)).late.tolist() == [False, False, True]
+
+
+def test_few_rounds_have_a_ratio_but_no_interval() -> None:
+    found = ratio(np.ones(30), np.full(30, 0.5), Resampled.of([0] * 30, ["a"] * 30))
+    assert found is not None and (found.value, found.interval) == (2.0, None)
+
+
+def test_chosen_by_what_is_expected_not_by_luck() -> None:
+    lucky = Outcome(np.zeros((2, 2), bool), np.array([[False, True]] * 2), np.array([[0.4, 0.1]] * 2))
+    assert best_in_hindsight("aa", lucky).tolist() == [1, 1]
