@@ -176,7 +176,8 @@ def _amount(outcome: Outcome, count: str, mask: Flags) -> float:
 
 def _count(outcome: Outcome, count: str) -> Counted:
     """(rounds,) what is counted of each."""
-    return {MET: ~outcome.late, FAILED: outcome.expected, COUNTED: outcome.failed}[count]
+    counted: dict[str, Counted] = {MET: ~outcome.late, FAILED: outcome.expected, COUNTED: outcome.failed}
+    return counted[count]
 
 
 def lateness_rows(table: Table, network: str) -> list[Row]:
