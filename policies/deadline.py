@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from .exits import ExitRule, as_rule
 from .situation import Situation, Step, Stop
-from .targets import first_leg, most_accurate
+from .targets import most_accurate, way_to
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """Heads for the most accurate step whose finish quantile fits the slack, one exit at a time.
+    """Heads for the most accurate step whose finish quantile fits the slack, one exit at a time unless time is ample.
 
     Equal accuracies: the soonest. Before the first exit, when nothing fits: the step that finishes soonest. After it,
     only steps more accurate than the best answer in hand are worth going on for.
@@ -19,7 +19,7 @@ class Deadline:
     `budget.energy_mj` isn't looked at.
 
     Args:
-        level: quantile of the finish time that must fit, one of the profile's levels; higher is more cautious.
+        level: quantile of the finish time that must fit, one that is predicted; higher is more cautious.
         confidence: stop once this rule is satisfied; a number is the threshold of an `ExitRule`.
         margin_ms: kept free before the deadline, for what happens after the exit; >= 0.
     """
@@ -36,7 +36,7 @@ class Deadline:
         object.__setattr__(self, "_rule", as_rule(self.confidence))
 
     def next(self, situation: Situation) -> Step | Stop:
-        """The first leg towards the target: to the nearest exit on its path. Otherwise the reason to stop.
+        """The first leg towards the target, or all of it where there is ample time. Otherwise the reason to stop.
 
         Raises:
             ValueError: the situation has no quantiles at this policy's level.
@@ -46,7 +46,7 @@ class Deadline:
         if self._rule is not None and self._rule.is_sure(situation.evidence):
             return Stop.CONFIDENCE
         target = self.target(situation)
-        return target if isinstance(target, Stop) else first_leg(target, situation.steps)
+        return target if isinstance(target, Stop) else way_to(target, situation, self._rule)
 
     def target(self, situation: Situation) -> Step | Stop:
         """The step worth heading for, confidence aside: more slack never makes it a less accurate one.
@@ -60,7 +60,7 @@ class Deadline:
         """(steps,) the column of this policy's level."""
         if self.level not in situation.levels:
             levels = ", ".join(map(str, situation.levels))
-            raise ValueError(f"level {self.level} isn't in the profile; choose one of {levels}")
+            raise ValueError(f"level {self.level} isn't predicted; choose one of {levels}")
         finish_ms: list[float] = situation.finish_ms[:, situation.levels.index(self.level)].tolist()
         return finish_ms
 

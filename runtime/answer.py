@@ -1,6 +1,6 @@
 """What a request comes back with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Stop
@@ -41,17 +41,22 @@ class Answer:
 
 def make_answer(
     classes: Sequence[str],
+    median: int,
+    wall: Callable[[], float],
     request: Request,
     start: Stand,
-    median: int,
     reached: Reached,
+    exits: Sequence[int],
     stopped_by: Stop | None,
-    now: float,
 ) -> Answer:
-    """The answer `now` of a request that reached these exits, at least one.
+    """The answer now of a request that passed these exits and looked at some, at least one.
 
-    `start`: as it stood at its first decision; `median`: the place of that level in what was predicted there.
+    Args:
+        median: the place of that level in what the time model predicts.
+        wall: the clock of the request's arrival and deadline.
+        start: the request as it stood at its first decision.
     """
+    now = wall()
     best = reached[0] if len(reached) == 1 else max(reversed(reached), key=_accuracy)
     return Answer(
         scores=best.scores,
@@ -64,7 +69,7 @@ def make_answer(
         stopped_by=stopped_by,
         expected_ms=_expected_ms(request, start, best.point, median),
         expected_accuracy=best.accuracy,
-        exits=tuple([seen.point.depth for seen in reached]),
+        exits=tuple(exits),
     )
 
 

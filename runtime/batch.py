@@ -1,8 +1,9 @@
 """Several samples of one request, which go on together as long as the policy chooses the same for them."""
 
+from functools import partial
 from typing import NamedTuple
 
-from ..policies.situation import OperatingPoint, Step, Stop
+from ..policies.situation import Evidence, OperatingPoint, Step, Stop
 from .course import Course, Request
 from .engines.cut import CutOff
 from .inputs import Samples
@@ -21,7 +22,7 @@ class Group(NamedTuple):
 
 
 class BatchRun(Course):
-    """Takes every sample of a batch as far as the policy goes. `reached`, `stops`: of each sample.
+    """Takes every sample of a batch as far as the policy goes. `reached`, `exits`, `stops`: of each sample.
 
     Arguments and errors as for `Run`.
     """
@@ -29,6 +30,7 @@ class BatchRun(Course):
     def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guard: Guard | None):
         super().__init__(runner, offers, request, x, guard)
         self.reached: list[Reached] = [NOTHING] * len(x)
+        self.exits: list[list[int]] = [[] for _ in x]
         self.stops: dict[int, Stop] = {}
         self.was_cut_off = False
         self.start = runner.begin(x, request.menus.start, request.arrival)
@@ -56,14 +58,33 @@ class BatchRun(Course):
     def _advance(self, group: Group) -> list[Group]:
         """Runs the group's step, notes what its samples saw, and gives the groups that go on."""
         stand, step = group.stand, group.step
-        cut = self._protect(stand, step) if group.at is not None else None
+        protect = partial(self._protect, stand, step, group.at is not None)
         try:
-            exit, evidence = self._runner.take(stand, step, cut)
+            exit, evidence = self._runner.take(stand, step, self._offers.parts(stand.menu, step), protect)
         except Failed as failed:
             return self._fall_back(group, failed)
+        self._pass(group)
+        self._see(group, evidence)
+        return self._part(stand, group.samples, exit.point)
+
+    def _pass(self, group: Group) -> None:
+        depths = [exit.point.depth for exit, _ in group.stand.passed]
+        for sample in group.samples:
+            self.exits[sample] += depths
+        group.stand.passed.clear()
+
+    def _see(self, group: Group, evidence: list[Evidence]) -> None:
         for sample, seen in zip(group.samples, evidence, strict=True):
             self.reached[sample] += (seen,)
-        return self._part(stand, group.samples, exit.point)
+
+    def _read_passed(self, group: Group) -> OperatingPoint | None:
+        """The step ended early: the exits on its way are those in hand; the last of them."""
+        at = group.at
+        for exit, logits in group.stand.passed:
+            self._see(group, exit.read(logits))
+            at = exit.point
+        self._pass(group)
+        return at
 
     def _part(self, stand: Stand, samples: list[int], at: OperatingPoint | None) -> list[Group]:
         """Asks for every sample that stands here, notes why some stop, and gives the groups that go on."""
@@ -73,10 +94,9 @@ class BatchRun(Course):
             if isinstance(choice, Stop):
                 self.stops[samples[row]] = choice
             else:
-                step = self._offers.ready(stand.menu, choice, self._request.deadline)
-                rows_by_step.setdefault(step, []).append(row)
-        if len(rows_by_step) == 1 and len(rows_by_step[step]) == len(samples):
-            return [Group(samples, stand, at, step)]
+                rows_by_step.setdefault(choice, []).append(row)
+        if [len(rows) for rows in rows_by_step.values()] == [len(samples)]:
+            return [Group(samples, stand, at, step) for step in rows_by_step]
         return [
             Group([samples[row] for row in rows], self._some(stand, rows, at, step), at, step)
             for step, rows in rows_by_step.items()
@@ -94,10 +114,11 @@ class BatchRun(Course):
 
     def _fall_back(self, group: Group, failed: Failed) -> list[Group]:
         """Decides again without the point: how to go on from here, or else whether to start again at another width."""
-        self._without(group.step, failed, group.stand, group.at)
-        groups = self._part(group.stand, group.samples, group.at)
+        at = self._read_passed(group)
+        self._without(failed, group.stand, at)
+        groups = self._part(group.stand, group.samples, at)
         stopped = [sample for sample in group.samples if sample in self.stops]
-        if group.at is None or not stopped:
+        if at is None or not stopped:
             return groups
         for sample in stopped:
             del self.stops[sample]
@@ -106,6 +127,7 @@ class BatchRun(Course):
         return groups + self._part(again, stopped, None)
 
     def _be_cut_off(self, group: Group) -> None:
+        self._read_passed(group)
         self.was_cut_off = True
         self.stops |= dict.fromkeys(group.samples, Stop.DEADLINE)
         if self._guard is not None:

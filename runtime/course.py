@@ -48,17 +48,17 @@ class Course:
                 raise
             raise EngineError(f"{error}; {self._offers.say_failures()}") from error
 
-    def _protect(self, stand: Stand, step: Step) -> Cut | None:
-        """What may end the step, an exit having been reached: otherwise a late answer is better than none."""
-        if self._guard is None:
+    def _protect(self, stand: Stand, step: Step, has_answer: bool) -> Cut | None:
+        """What may end the next part of a step; nothing before the first exit, as a late answer is better than none."""
+        if self._guard is None or not (has_answer or stand.passed):
             return None
         expected_ms = self._runner.latest_ms(stand, step)
         self._guard.expect(stand.at_s, stand.at_s + expected_ms / 1e3)
         return self._guard.cut
 
-    def _without(self, step: Step, failed: Failed, stand: Stand, at: OperatingPoint | None) -> Menus:
+    def _without(self, failed: Failed, stand: Stand, at: OperatingPoint | None) -> Menus:
         """Stays where it is, at the exit `at` or at the start, but with menus without the point that failed."""
-        menus = self._offers.without(step.point, failed.reason, len(stand.x))
+        menus = self._offers.without(failed.point, failed.reason, len(stand.x))
         stand.menu = menus.start if at is None else menus.exits[at].menu
         self._runner.pick_up(stand)
         return menus

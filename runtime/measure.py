@@ -22,7 +22,7 @@ from ..policies.deadline import Deadline
 from ..policies.profile_model import ProfileModel
 from ..policies.situation import Step
 from .bundle import Bundle
-from .engines import Engine, make_engine
+from .engines import Engine, make_engine, runnable
 from .inputs import UNLIMITED, Samples, check_input
 from .menu import legs, make_menus, spans, starts, ways
 from .profile import BACK_TO_BACK, PACED, Profile, device_key, profile_path
@@ -78,7 +78,7 @@ def measure_and_keep(
     """Measures a bundle's profile and keeps it where later loads on this device look; returns it and its file."""
     runner = make_engine(engine, bundle, threads)
     try:
-        profile = measure_profile(runner, bundle, batches, rounds, progress)
+        profile = measure_profile(runner, runnable(runner, bundle), batches, rounds, progress)
     finally:
         runner.close()
     place = profile_path(bundle, engine, threads)
@@ -165,7 +165,8 @@ class Stopwatch:
         stand = self._runner.begin(x, self._start, started)
         for leg in self.legs[way]:
             self._runner.ask(stand, math.inf, UNLIMITED, reached)
-            _, evidence = self._runner.take(stand, leg)
+            _, evidence = self._runner.take(stand, leg, (leg,))
+            stand.passed.clear()
             for row, seen in enumerate(evidence):
                 reached[row] += (seen,)
             reached_ms.append((stand.at_s - started) * 1e3)

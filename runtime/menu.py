@@ -19,13 +19,14 @@ class Menu:
     """The steps possible where a request stands. Made once, shared by all requests that stand there.
 
     `idle_ms`: (steps, levels of the profile) from here to each step's exit on the idle device; `accuracy`: (steps,);
-    `after`: the exit that each step leads to; `rows`: each step's place in the arrays.
+    `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays.
     """
 
     steps: tuple[Step, ...]
     idle_ms: FloatArray
     accuracy: FloatArray
     after: "dict[Step, Exit]"
+    legs: dict[Step, tuple[Step, ...]]
     rows: dict[Step, int]
 
     def choose(self, policy: Policy, situation: Situation) -> Step | Stop:
@@ -39,10 +40,6 @@ class Menu:
             return choice
         allowed = "one of situation.steps" + (" or a Stop" if situation.evidence else ", as no exit was reached yet")
         raise RuntimeError(f"policy {policy!r} chose {choice!r}; it must choose {allowed}")
-
-    def leg(self, step: Step) -> Step:
-        """The nearest exit on the way that `step` goes."""
-        return min((other for other in self.steps if _way(other) == _way(step)), key=lambda other: other.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +119,7 @@ def make_menus(
         times = np.array([idle_ms(step) for step in steps]).reshape(len(steps), len(levels))
         after = {step: exits[step.point] for step in steps}
         accuracy = np.array([exit.record.accuracy for exit in after.values()])
-        return Menu(steps, times, accuracy, after, {step: row for row, step in enumerate(steps)})
+        return Menu(steps, times, accuracy, after, _legs(after), {step: row for row, step in enumerate(steps)})
 
     for record in sorted(manifest.points, key=lambda record: -record.depth):  # what lies behind an exit comes before it
         point = OperatingPoint(record.width, record.depth, record.precision)
@@ -146,6 +143,16 @@ def worthwhile(start: Menu, median: int) -> tuple[Step, ...]:
             kept.append(step)
     deepest = {_way(step): step.depth for step in kept}  # of each way, nearest first
     return tuple(step for step in start.steps if step.depth <= deepest.get(_way(step), 0))
+
+
+def _legs(after: dict[Step, Exit]) -> dict[Step, tuple[Step, ...]]:
+    """Of the steps from one place: the nearest exit on the way, then on from there."""
+    legs: dict[Step, tuple[Step, ...]] = {}
+    for step in after:
+        nearest = min((other for other in after if _way(other) == _way(step)), key=lambda other: other.depth)
+        onward = step._replace(first=nearest.depth + 1)
+        legs[step] = (step,) if step == nearest else (nearest, *after[nearest].menu.legs[onward])
+    return legs
 
 
 def _way(step: Step) -> tuple[int, float, str]:

@@ -2,14 +2,13 @@
 
 import logging
 from functools import lru_cache, partial
-from math import inf
-from threading import Lock, Thread
+from threading import Lock
 from typing import NamedTuple
 
 from ..policies.situation import OperatingPoint, Step
 from .engines import Engine
 from .manifest import Manifest
-from .menu import Menu, Menus, legs, make_menus, ways
+from .menu import Menu, Menus, make_menus
 from .profile import Profile
 
 log = logging.getLogger(__name__)
@@ -26,18 +25,16 @@ class Offers:
     """Made once for a session, used from any thread.
 
     `failures`: by point, how often the engine failed there and its last error; a point is off the menus from its first.
-    The steps from exit to exit are taken to be loaded.
 
     Args:
-        whole: also offer what isn't worth it, see `menu.worthwhile`.
+        fixed: requests go to one point always, so that is offered whatever it is worth.
     """
 
-    def __init__(self, name: str, manifest: Manifest, profile: Profile, engine: Engine, whole: bool):
-        self._name, self._manifest, self._profile, self._engine, self._whole = name, manifest, profile, engine, whole
+    def __init__(self, name: str, manifest: Manifest, profile: Profile, engine: Engine, fixed: bool):
+        self._name, self._manifest, self._profile, self._engine, self.fixed = name, manifest, profile, engine, fixed
         self.failures: dict[OperatingPoint, Failures] = {}
         self._failing = Lock()
-        self._loaded = {step for way in ways(manifest) for step in legs(manifest, *way)}
-        self._loading: set[Step] = set()
+        self._loaded: set[Step] = set()
         self._renew()
 
     def without(self, point: OperatingPoint, error: BaseException, samples: int) -> Menus:
@@ -56,35 +53,18 @@ class Offers:
         points = "; ".join(f"{point}: {failures.reason}" for point, failures in self.failures.items())
         return f"engine {self._engine.name!r} of {self._name} failed at {points}"
 
-    def ready(self, menu: Menu, step: Step, deadline: float) -> Step:
-        """The step itself, or only its first leg while its graph isn't loaded and there is a deadline to keep.
+    def parts(self, menu: Menu, step: Step) -> tuple[Step, ...]:
+        """What to run for a step of the menu: its legs, or it alone where its graph is loaded."""
+        return (step,) if step in self._loaded else menu.legs[step]
 
-        The graph is then loaded beside the request, for those to come.
-        """
-        if step in self._loaded:
-            return step
-        leg = menu.leg(step)
-        if leg == step or deadline == inf:  # there is no shorter way, or time enough
-            self._loaded.add(step)
-            return step
-        if step not in self._loading:
-            self._loading.add(step)
-            Thread(target=self._load, args=(step,), name=f"stretto-load-{self._name}", daemon=True).start()
-        return leg
-
-    def _load(self, step: Step) -> None:
-        try:
-            self._engine.load(step)
-        except Exception as error:  # also of an engine that was closed meanwhile
-            log.warning(
-                "%s: %s can't load %s, which is run exit by exit: %s", self._name, self._engine.name, step, error
-            )
-        else:
-            self._loaded.add(step)
+    def load(self, step: Step) -> None:
+        """Gets a step's own graph, which holds all its weights once more."""
+        self._engine.load(step)
+        self._loaded.add(step)
 
     def _renew(self) -> None:
         self.menus = lru_cache(maxsize=64)(partial(self._make, frozenset(self.failures)))
 
     def _make(self, failed: frozenset[OperatingPoint], samples: int) -> Menus:
         idle_ms = partial(self._profile.finish_ms, batch=samples)
-        return make_menus(self._manifest, self._profile.levels, idle_ms, failed, self._whole)
+        return make_menus(self._manifest, self._profile.levels, idle_ms, failed, self.fixed)

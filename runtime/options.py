@@ -3,7 +3,7 @@
 import logging
 import os
 
-from ..policies import make_policy
+from ..policies import TIME_MODELS, make_policy, make_time_model
 from ..policies.fixed import Fixed
 from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
@@ -64,7 +64,10 @@ def chosen_model(time_model: str | TimeModel, profile: Profile) -> TimeModel:
     if time_model == "profile":
         return ProfileModel(profile.levels)
     if isinstance(time_model, str):
-        raise ValueError(f"there is no time model {time_model!r}; name one of profile")
+        if time_model not in TIME_MODELS:
+            names = ", ".join(["profile", *TIME_MODELS])
+            raise ValueError(f"there is no time model {time_model!r}; name one of {names}, or give one")
+        return make_time_model(time_model, median=profile.levels.index(0.5))
     if not hasattr(time_model, "finish_ms"):
         raise TypeError(f"time_model is {time_model!r}; give a model's name, or an object with finish_ms and observe")
     return time_model

@@ -1,5 +1,6 @@
 """One sample on its way from exit to exit."""
 
+from functools import partial
 from math import inf
 
 import numpy as np
@@ -16,7 +17,8 @@ from .watchdog import Guard
 class Run(Course):
     """Takes a sample to one exit after the other, until the policy stops or what remains is cut off.
 
-    `reached`: the exits so far. It is over once `advance` gave False, and is then to be told so by `end`.
+    `reached`: what exits said so far; `exits`: the depths of all that were passed, also those not looked at. It is over
+    once `advance` gave False, and is then to be told so by `end`.
 
     Args:
         x: (1, …) as the network takes it.
@@ -42,6 +44,7 @@ class Run(Course):
         super().__init__(runner, offers, request, x, guard)
         self._cut = cut
         self.reached: Reached = NOTHING
+        self.exits: list[int] = []
         self._at: OperatingPoint | None = None  # the exit where it stands
         self._stand = stand = runner.begin(x, request.menus.start, request.arrival, awake_cpu_s)
         (self._choice,) = self._ask(stand, (NOTHING,))
@@ -71,15 +74,17 @@ class Run(Course):
         """
         stand = self._stand
         while isinstance(self._choice, Step):
-            step = stand.menu.leg(self._choice) if leg else self._ready(self._choice)
-            cut = self._protect(stand, step) if self.reached and self._guard else self._cut
+            step = stand.menu.legs[self._choice][0] if leg else self._choice
             try:
-                exit, seen = self._runner.take(stand, step, cut)
+                exit, seen = self._runner.take(
+                    stand, step, self._offers.parts(stand.menu, step), partial(self._protection, step)
+                )
             except CutOff:
                 self._be_cut_off(step)
             except Failed as failed:
-                self._fall_back(step, failed)
+                self._fall_back(failed)
             else:
+                self._pass()
                 self._at, self._steps = exit.point, self._steps + 1
                 self.reached = (*self.reached, *seen)
                 (self._choice,) = self._ask(stand, (self.reached,))
@@ -103,18 +108,32 @@ class Run(Course):
             if way in self.start.menu.rows:
                 self._runner.tell_path(self.start, self._stand, way, self.was_cut_off)
 
-    def _ready(self, step: Step) -> Step:
-        return self._offers.ready(self._stand.menu, step, self._request.deadline)
+    def _protection(self, step: Step) -> Cut | None:
+        return self._protect(self._stand, step, bool(self.reached)) or self._cut
+
+    def _pass(self) -> None:
+        passed = self._stand.passed
+        self.exits += [exit.point.depth for exit, _ in passed]
+        passed.clear()
+
+    def _read_passed(self) -> None:
+        """The step ended early: the exits on its way are those in hand."""
+        for exit, logits in self._stand.passed:
+            self.reached = (*self.reached, *exit.read(logits))
+            self._at = exit.point
+        self._pass()
 
     def _be_cut_off(self, step: Step) -> None:
+        self._read_passed()
         self._choice, self._cut_off = Stop.DEADLINE, step
         if self._guard is not None:
             self._guard.was_cut(self._stand.at_s)
 
-    def _fall_back(self, step: Step, failed: Failed) -> None:
+    def _fall_back(self, failed: Failed) -> None:
         """Decides again without the point: how to go on from here, or else whether to start again at another width."""
         self._is_path = False
-        menus = self._without(step, failed, self._stand, self._at)
+        self._read_passed()
+        menus = self._without(failed, self._stand, self._at)
         (self._choice,) = self._ask(self._stand, (self.reached,))
         if self._at is not None and isinstance(self._choice, Stop):
             self._at, self._stand.x, self._stand.menu = None, self._x, menus.start
@@ -122,8 +141,13 @@ class Run(Course):
 
 
 def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...]) -> None:
-    """One request's first step: a policy that doesn't fit the bundle fails here, and a span is loaded."""
+    """One request's first decision: a policy that doesn't fit the bundle fails here.
+
+    The graph of a fixed point's span is loaded. Other policies' spans are run leg by leg: their graphs would hold all
+    weights once more, and a deadline that comes in between would find no exit.
+    """
     zeros, start = np.zeros((1, *shape), np.float32), offers.menus(1).start
     (first,) = runner.ask(runner.begin(zeros, start, runner.clocks.wall()), inf, UNLIMITED, (NOTHING,))
-    if isinstance(first, Step):  # nothing else is possible, which `ask` made sure of
-        runner.engine.run(offers.ready(start, first, inf), zeros)
+    if isinstance(first, Step) and offers.fixed:
+        offers.load(first)
+        runner.engine.run(first, zeros)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from ..policies.latency import Ran, TimeModel
 from ..policies.load import UNKNOWN, Load
-from ..policies.situation import Budget, Evidence, FloatArray, Policy, Situation, Step, Stop
+from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
 from .engines import Engine
 from .engines.cut import Cut, CutOff
 from .errors import ClosedError
@@ -36,11 +36,11 @@ BLIND = Blind()
 
 
 class Failed(Exception):
-    """The engine failed at a step, for that `reason`; whoever ran it looks for another."""
+    """The engine failed at a point, for that `reason`; whoever ran it looks for another."""
 
-    def __init__(self, reason: Exception):
-        super().__init__(str(reason))
-        self.reason = reason
+    def __init__(self, point: OperatingPoint, reason: Exception):
+        super().__init__(f"{point}: {reason}")
+        self.point, self.reason = point, reason
 
 
 class Clocks(NamedTuple):
@@ -62,6 +62,7 @@ class Stand:
         awake_cpu_s: by that clock, since when the thread has been running without a sleep, as far as is known.
         load: as known at the last decision.
         predicted_ms: (steps, levels of the model) what the model said there.
+        passed: exits on the way of the step that is running, with their logits, (samples, classes).
     """
 
     x: Samples
@@ -71,6 +72,7 @@ class Stand:
     awake_cpu_s: float
     load: Load = UNKNOWN
     predicted_ms: FloatArray | None = field(default=None, repr=False)
+    passed: list[tuple[Exit, FloatArray]] = field(default_factory=list, repr=False)
 
 
 class Runner:
@@ -142,32 +144,47 @@ class Runner:
         predicted_ms = self.predict(stand) if stand.predicted_ms is None else stand.predicted_ms
         return float(predicted_ms[stand.menu.rows[step], -1])
 
-    def take(self, stand: Stand, step: Step, cut: Cut | None = None) -> tuple[Exit, list[Evidence]]:
+    def take(
+        self, stand: Stand, step: Step, parts: tuple[Step, ...], protect: Callable[[], Cut | None] = lambda: None
+    ) -> tuple[Exit, list[Evidence]]:
         """Runs a step of the menu: the exit where the samples stand then, and what it says of each.
 
+        Where it ends early, the exits that it had passed are in `stand.passed`, and `stand.x` goes on from them.
+
+        Args:
+            parts: what to run for it one after the other, without a decision in between: its legs, or it alone.
+            protect: gives what may end the next part.
+
         Raises:
-            CutOff: `cut` ended it.
+            CutOff: that ended it.
             ClosedError: the engine is closed.
             Failed: it raised anything else.
         """
+        menu, passed = stand.menu, stand.passed
         self._running.add(id(stand))
         try:
-            logits, features = self.engine.run(step, stand.x, cut)
+            for part in parts:
+                cut = protect()
+                if cut is not None and cut.asked:  # between two parts; not every engine would look
+                    raise CutOff
+                logits, features = self.engine.run(part, stand.x, cut)
+                if features is not None:  # nothing goes on from the final exit
+                    stand.x = features
+                exit = menu.after[part]
+                passed.append((exit, logits))
+                menu = exit.menu
         except CutOff:
             self._tell(stand, step, cut_off=True)
             raise
         except ClosedError:
             raise
         except Exception as error:
-            raise Failed(error) from error
+            raise Failed(part.point, error) from error
         finally:
             self._running.discard(id(stand))
-        exit = stand.menu.after[step]
         evidence = exit.read(logits)
         self._tell(stand, step)
-        stand.menu = exit.menu
-        if features is not None:  # nothing goes on from the final exit
-            stand.x = features
+        stand.menu = menu
         return exit, evidence
 
     def tell_path(self, start: Stand, end: Stand, step: Step, cut_off: bool) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..policies.fixed import Fixed
 from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
-from ..policies.situation import Budget, OperatingPoint, Policy, Stop
+from ..policies.situation import Budget, OperatingPoint, Policy
 from .answer import Answer, make_answer
 from .batch import BatchRun
 from .bundle import Bundle
@@ -27,7 +27,7 @@ from .offers import Offers
 from .options import chosen_model, chosen_policy, chosen_profile
 from .profile import Profile
 from .run import Run, rehearse
-from .runner import BLIND, Clocks, Reached, Runner, Sensing, Stand
+from .runner import BLIND, Clocks, Runner, Sensing
 from .sensors import Sensors
 from .stats import Stats, Tally
 from .ticket import Ticket, on_late_of
@@ -47,7 +47,7 @@ def load(
     confidence: float | None = None,
     profile: str | os.PathLike[str] | Profile = "auto",
     checks: bool = True,
-    time_model: str | TimeModel = "profile",
+    time_model: str | TimeModel = "slices",
     sensors: bool | Sensing = True,
     priority: str = "normal",
 ) -> "Session":
@@ -62,8 +62,8 @@ def load(
         profile: "auto" takes the one that `stretto profile` measured on this device, or else makes do with a few runs
             while loading; otherwise a `Profile`, or the file of one.
         checks: look for NaN and infinity in every input; dtype and shape are looked at in any case.
-        time_model: the name of what tells how long steps take now, or one of one's own; "profile": as long as on the
-            idle device, whatever happens.
+        time_model: how long steps take now: the name of a time model, or one of one's own; "profile" has them take as
+            long as on the idle device, whatever happens.
         sensors: watch the device's load; or who does, and is closed by whoever made it.
         priority: "high" asks the system to run the thread of `submit` before others; the session's `priority` says
             what it granted.
@@ -114,16 +114,18 @@ class Session:
         self._checks, self._clocks = checks, clocks
         self._pid, self._closed = os.getpid(), False
         self._runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
-        # whoever asks for one point gets it, whatever other points are worth
-        self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, whole=isinstance(policy, Fixed))
+        self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed=isinstance(policy, Fixed))
         self._tally, self._lags = Tally(), Lags()
         self._watchdog = Watchdog(f"stretto-watchdog-{bundle.path.stem}", clocks.wall)
         worker = Worker(f"stretto-worker-{bundle.path.stem}", priority)
         self._desk = Desk(worker, self._watchdog, self._tally)
-        self._median = self._runner.model.levels.index(0.5)
+        median = self._runner.model.levels.index(0.5)
+        self._make_answer = partial(make_answer, bundle.manifest.classes, median, clocks.wall)
         rehearse(self._runner, self._offers, bundle.manifest.input.shape)
-        self._sensors = Sensors(own_running=self._runner.own_running) if sensors is True else None
-        self._runner.sensors = self._sensors.start() if self._sensors else sensors or BLIND
+        self._sensors: Sensors | None = None
+        if sensors is True:
+            self._sensors = sensors = Sensors(own_running=self._runner.own_running).start()
+        self._runner.sensors = sensors or BLIND
         if priority != "normal":
             worker.start(_STARTING_S)
 
@@ -283,7 +285,10 @@ class Session:
             run.finish()
         finally:
             run.end()
-        answers = [self._describe(request, run.start, seen, run.stops[n]) for n, seen in enumerate(run.reached)]
+        answers = [
+            self._make_answer(request, run.start, reached, exits, run.stops[sample])
+            for sample, (reached, exits) in enumerate(zip(run.reached, run.exits, strict=True))
+        ]
         self._tally.add(all(answer.deadline_met for answer in answers), run.was_cut_off)
         return answers
 
@@ -293,8 +298,4 @@ class Session:
         return Guard(self._watchdog, self._lags, request.deadline, self._clocks.wall)
 
     def _answer(self, request: Request, run: Run) -> Answer:
-        return self._describe(request, run.start, run.reached, run.stopped_by)
-
-    def _describe(self, request: Request, start: Stand, reached: Reached, stopped_by: Stop | None) -> Answer:
-        classes, now = self.bundle.manifest.classes, self._clocks.wall()
-        return make_answer(classes, request, start, self._median, reached, stopped_by, now)
+        return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by)

@@ -57,8 +57,8 @@ def test_high_worth_of_failing_dares_more():
 
 
 def test_way_to_the_target_is_taken_exit_by_exit():
-    assert Alert().next(fresh(100)) == Step(0, 1, 1.0)
-    assert Alert().next(after_first(100)) == Step(2, 2, 0.5)
+    assert Alert().next(fresh(20)) == Step(0, 1, 1.0)
+    assert Alert().next(after_first(20)) == Step(2, 2, 0.5)
 
 
 def test_without_deadline_the_target_is_reached_in_one_go():

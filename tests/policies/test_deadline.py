@@ -48,8 +48,14 @@ def test_of_equally_accurate_steps_the_soonest_is_taken():
 
 
 def test_way_to_the_target_is_taken_exit_by_exit():
-    assert Deadline().next(fresh(100)) == Step(0, 1, 1.0)
-    assert Deadline().next(after_first(100)) == Step(2, 2, 0.5)
+    assert Deadline().next(fresh(20)) == Step(0, 1, 1.0)
+    assert Deadline().next(after_first(20)) == Step(2, 2, 0.5)
+
+
+def test_ample_time_is_one_way_without_a_check_unless_a_confidence_may_stop_it():
+    assert Deadline().next(fresh(48)) == STEPS[3]
+    assert Deadline().next(after_first(24)) == Step(2, 4, 0.5)
+    assert Deadline(confidence=0.9).next(fresh(float("inf"))) == Step(0, 1, 1.0)
 
 
 @pytest.mark.parametrize("slack_ms", [1.9, 0.0, -7.0])
@@ -63,7 +69,7 @@ def test_after_an_exit_it_stops_when_nothing_better_is_in_time():
 
 
 def test_worse_exit_on_the_way_is_passed_but_never_a_target():
-    policy, dip = Deadline(), after_first(100, accuracy=0.75, deeper=(0.7, 0.75, 0.9))
+    policy, dip = Deadline(), after_first(20, accuracy=0.75, deeper=(0.7, 0.75, 0.9))
     assert policy.target(dip) == Step(2, 4, 0.5)
     assert policy.next(dip) == Step(2, 2, 0.5)
     assert policy.next(replace(dip, slack_ms=5.9)) is Stop.DEADLINE
@@ -144,5 +150,5 @@ def test_value_out_of_range_is_refused(parameters, message):
 
 
 def test_level_that_was_not_profiled_is_refused_with_those_that_were():
-    with pytest.raises(ValueError, match=r"level 0\.95 isn't in the profile; choose one of 0\.5, 0\.9, 0\.99"):
+    with pytest.raises(ValueError, match=r"level 0\.95 isn't predicted; choose one of 0\.5, 0\.9, 0\.99"):
         Deadline(level=0.95).next(fresh(10))

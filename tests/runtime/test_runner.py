@@ -1,8 +1,5 @@
 """What the time model is asked and told, to the millisecond, on a clock that only the engine moves."""
 
-import logging
-from threading import Event
-
 import numpy as np
 import pytest
 from stretto.policies.deadline import Deadline
@@ -18,6 +15,7 @@ from .toy import toy_bundle
 
 DEPTHS = 3
 STAGE_MS = 1000.0
+STEPWISE = Deadline(confidence=1.0)  # so that every exit is looked at
 SAMPLE = np.zeros((3, 8, 8), np.float32)
 
 
@@ -56,7 +54,7 @@ def opened(bundle):
         engine = (engine or SetPace)(bundle, clock, STAGE_MS)
         clocks = Clocks(clock, lambda: clock.now_s * share)
         session = Session(
-            bundle, engine, policy or Deadline(), set_profile(bundle, STAGE_MS), model=model, clocks=clocks, **options
+            bundle, engine, policy or STEPWISE, set_profile(bundle, STAGE_MS), model=model, clocks=clocks, **options
         )
         model.asked.clear()
         model.told.clear()
@@ -187,52 +185,53 @@ def test_past_the_deadline_nothing_goes_on_whatever_the_policy_says(opened):
 
 
 class Straight:
+    """Goes to the final exit in one step."""
+
     def next(self, situation):
         return situation.steps[-1] if situation.steps else Stop.FINAL
 
 
-def test_span_that_is_not_loaded_is_run_by_its_legs_under_a_deadline_and_loaded_beside(opened):
-    loaded = Event()
-
-    class Loads(SetPace):
-        def load(self, step):
-            assert step == Step(2, 3, 1.0)
-            loaded.set()
-
-    class LegThenSpan(Straight):
-        def next(self, situation):
-            return super().next(situation) if situation.evidence else situation.steps[3]
-
-    session, engine, _ = opened(Noting(), Loads, policy=LegThenSpan())
+def test_span_is_run_leg_by_leg_with_one_decision(opened):
+    model = Noting()
+    session, engine, _ = opened(model, policy=Straight())
     engine.runs.clear()
-    assert session.infer(SAMPLE, budget_ms=1e9).exits == (1, 2, 3)
-    assert loaded.wait(30)
-    while Step(2, 3, 1.0) not in session._offers._loaded:
-        pass
-    assert session.infer(SAMPLE, budget_ms=1e9).exits == (1, 3)
+    answer = session.infer(SAMPLE)
+    assert engine.runs == [Step(0, 1, 1.0), Step(2, 2, 1.0), Step(3, 3, 1.0)]
+    assert (answer.point.depth, answer.exits, answer.stopped_by) == (3, (1, 2, 3), Stop.FINAL)
+    assert len(model.asked) == 1
+    assert [(ran.step, ran.wall_ms) for ran in model.told] == [(Step(0, 3, 1.0), pytest.approx(3000))]
 
 
-def test_span_is_run_at_once_without_a_deadline(opened):
+def test_span_of_a_batch_is_run_leg_by_leg_too(opened):
     session, engine, _ = opened(Noting(), policy=Straight())
     engine.runs.clear()
-    assert session.infer(SAMPLE).exits == (3,)
-    assert engine.runs == [Step(0, 3, 1.0)]
+    for answer in session.infer(np.stack([SAMPLE] * 2)):
+        assert (answer.point.depth, answer.exits) == (3, (1, 2, 3))
+    assert len(engine.runs) == 3
 
 
-def test_span_that_can_not_be_loaded_is_said_once(opened, caplog):
-    class Fails(SetPace):
-        def load(self, step):
-            raise OSError("no memory")
+class CutAt(SetPace):
+    depth = 3
 
-    class LegThenSpan(Straight):
-        def next(self, situation):
-            return super().next(situation) if situation.evidence else situation.steps[3]
+    def run(self, step, x, cut=None):
+        found = super().run(step, x, cut)
+        if step.depth == self.depth and cut is not None:
+            raise CutOff
+        return found
 
-    session, _, _ = opened(Noting(), Fails, policy=LegThenSpan())
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            assert session.infer(SAMPLE, budget_ms=1e9).exits == (1, 2, 3)
-        while not caplog.records:
-            pass
-    (record,) = caplog.records
-    assert "onnx can't load Step(first=2, depth=3" in record.message and "no memory" in record.message
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_span_that_is_cut_off_answers_with_the_exits_it_passed(opened, samples):
+    model = Noting()
+    session, _, _ = opened(model, CutAt, policy=Straight())
+    for answer in session.infer(np.stack([SAMPLE] * samples), budget_ms=1e6):
+        assert (answer.point.depth, answer.exits, answer.stopped_by) == (2, (1, 2), Stop.DEADLINE)
+    assert [(ran.step, ran.cut_off) for ran in model.told] == [(Step(0, 3, 1.0), True)]
+
+
+def test_first_leg_of_a_span_is_not_cut_off(opened):
+    class CutAtOne(CutAt):
+        depth = 1
+
+    session, _, _ = opened(Noting(), CutAtOne, policy=Straight())
+    assert session.infer(SAMPLE, budget_ms=1e6).exits == (1, 2, 3)
