@@ -22,16 +22,23 @@ BATCH = 128
 
 
 def evaluate_bundle(
-    path: Path, data_path: str, splits: tuple[str, ...], threads: int, confidence: float, tell: Tell
+    path: Path,
+    data_path: str,
+    splits: tuple[str, ...],
+    threads: int,
+    confidence: float,
+    tell: Tell,
+    engine: str = "onnx",
 ) -> dict[str, Any]:
     """Accuracy, MACs, parameters and latency of every point; accuracy and time when each exit may be sure enough.
 
-    Latencies of the points are the profile's, from where the session found one; see `stretto profile`.
+    The points are those that the engine runs; their latencies are the profile's, from where the session found one; see
+    `stretto profile`.
     """
     opened = Bundle.open(path)
     data, pixels, labels = read_splits(opened, data_path, splits, tell)
-    logits = logits_on(opened, pixels, labels, threads, lambda done: tell("evaluating", done, len(labels)))
-    with load(path, threads=threads, policy=Deadline(confidence=confidence)) as session:
+    logits = logits_on(opened, pixels, labels, threads, lambda done: tell("evaluating", done, len(labels)), engine)
+    with load(path, engine=engine, threads=threads, policy=Deadline(confidence=confidence)) as session:
         return {
             "bundle": path.name,
             "data": data,
@@ -62,11 +69,12 @@ def logits_on(
     labels: NDArray[np.int64],
     threads: int = 1,
     progress: Callable[[int], None] | None = None,
+    engine: str = "onnx",
 ) -> dict[OperatingPoint, NDArray[np.float32]]:
     """Every point's logits, (samples, classes), for images that `read_splits` gave."""
     prepare, starts = bundle.manifest.input.prepare, range(0, len(pixels), BATCH)
     batches = ((prepare(pixels[i : i + BATCH]), labels[i : i + BATCH]) for i in starts)
-    return point_logits(bundle, batches, threads=threads, progress=progress)[0]
+    return point_logits(bundle, batches, engine=engine, threads=threads, progress=progress)[0]
 
 
 def _point(session: Session, point: OperatingPoint, right: float) -> dict[str, Any]:

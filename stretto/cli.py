@@ -29,13 +29,14 @@ out = show.OUT
 EXTRAS = {
     "torch": "train", "onnx": "train", "onnxscript": "train", "PIL": "train", "sklearn": "train", "fastapi": "serve",
     "uvicorn": "serve", "prometheus_client": "serve", "orjson": "serve", "matplotlib": "dev", "packaging": "dev",
-    "pytorchcv": "bench", "torchvision": "bench",
+    "pytorchcv": "bench", "torchvision": "bench", "openvino": "openvino",
 }  # fmt: skip
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
 Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")]
 BundlePath = Annotated[Path, typer.Argument(help="a .stretto file")]
 Threads = Annotated[int, typer.Option(help="processor threads for one step")]
+EngineName = Annotated[str, typer.Option("--engine", help="onnx, or openvino, which also runs bf16")]
 Net = Annotated[str, typer.Option(help="resnet, mobilenet, lenet5, lenet300, or package.module:callable")]
 NetOption = Annotated[list[str], typer.Option("--option", help="an option of the network, name=value; repeatable")]
 Widths = Annotated[str, typer.Option(help="width multipliers, 1.0 among them")]
@@ -124,18 +125,20 @@ def export(
     out_path: Annotated[Path, typer.Option("--out", help="the bundle")],
     weights: Annotated[str, typer.Option(help="float32, or float16 for half the size")] = "float32",
     splits: Annotated[str, typer.Option(help="held-out splits that give the accuracies")] = "test",
-    precisions: Annotated[str, typer.Option(help="fp32 is all there is so far")] = "fp32",
+    precisions: Annotated[str, typer.Option(help="fp32, and any of int8, bf16")] = "fp32",
+    reduce_range: Annotated[
+        bool, typer.Option("--reduce-range", help="int8 weights in 7 bits: fast on x86 processors without VNNI too")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Write a checkpoint as a bundle, with the held-out accuracy of every operating point."""
     from .training.task import export_checkpoint
 
-    if precisions != "fp32":
-        raise ValueError(f"precisions '{precisions}': only fp32 can be exported")
     with show.WorkBar(out) as bar:
         bundle = export_checkpoint(
-            checkpoint, out_path, data, weights=weights, splits=tuple(splits.split(",")), tell=bar.tell
-        )
+            checkpoint, out_path, data, weights=weights, precisions=tuple(precisions.split(",")),
+            reduce_range=reduce_range, splits=tuple(splits.split(",")), tell=bar.tell,
+        )  # fmt: skip
     show.bundle(out, bundle)
     _write(json, show.bundle_report(bundle))
 
@@ -147,13 +150,14 @@ def evaluate(
     splits: str = "test",
     threads: Threads = 1,
     confidence: Annotated[float, typer.Option(help="threshold of the adaptive row, in (0, 1]")] = 0.9,
+    engine: EngineName = "onnx",
     json: Json = None,
 ) -> None:
     """Accuracy, MACs, parameters and latency of every operating point, and of adaptive execution."""
     from .bench.evaluate import evaluate_bundle
 
     with show.WorkBar(out) as bar:
-        report = evaluate_bundle(bundle, data, tuple(splits.split(",")), threads, confidence, bar.tell)
+        report = evaluate_bundle(bundle, data, tuple(splits.split(",")), threads, confidence, bar.tell, engine)
     show.points(out, report["points"], f"{bundle.name} on {data} ({splits})")
     show.adaptive(out, report["adaptive"])
     _write(json, report)
@@ -163,7 +167,7 @@ def evaluate(
 def profile(
     bundle: BundlePath,
     threads: Threads = 1,
-    engine: str = "onnx",
+    engine: EngineName = "onnx",
     batches: Annotated[str, typer.Option(help="batch sizes")] = "1",
     rounds: int = 20,
     json: Json = None,

@@ -44,6 +44,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def test_export_in_int8_reports_every_point_in_both_precisions(home: Path) -> None:
+    how = ["--data", "digits", "--precisions", "fp32,int8", "--out", "int8.stretto", "--json", "int8.json"]
+    done = stretto("export", "net.pt", *how, home=home)
+    assert done.returncode == 0, done.stderr
+    assert "int8" in done.stdout
+    points = json.loads((home / "int8.json").read_text())["points"]
+    whole = {point["precision"]: point["accuracy"] for point in points if (point["width"], point["depth"]) == (1.0, 2)}
+    assert len(points) == 8
+    assert abs(whole["int8"] - whole["fp32"]) < 0.05
+
+
 def test_training_reports_every_point_and_every_epoch(home: Path) -> None:
     report = json.loads((home / "train.json").read_text())
     assert [(p["width"], p["depth"]) for p in report["points"]] == [(0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)]

@@ -114,10 +114,11 @@ class _Writer:
 
     def _weight(self, layer: Layer) -> Any:
         """The node that gives a layer its weight, with what that is made of."""
-        from onnx import TensorProto, helper
+        from onnx import TensorProto, helper, numpy_helper
 
         name, binding, axis = layer.weight, layer.binding, layer.shared_axis
-        integers, scales = f"{binding.tensor}.int8", f"{binding.tensor}.int8_scale"
+        integers = f"{binding.tensor}.int8.{axis}"  # tied layers may have their output channels on different axes
+        scales = f"{integers}.scale"
         self.arrays[integers], self.arrays[scales] = int8_weight(self._weights[binding.tensor], axis, self._largest)
         cut = Binding(scales, (binding.slices[axis],))
         sign, factor = self._sign_and_factor(layer, cut.array(self.arrays))
@@ -125,7 +126,10 @@ class _Writer:
         self._bindings[f"{name}.scale"] = replace(cut, scale=factor)
         self._constants[f"{name}.int8"] = external(f"{name}.int8", TensorProto.INT8, layer.dims)
         self._constants[f"{name}.scale"] = external(f"{name}.scale", TensorProto.FLOAT, [layer.dims[layer.axis]])
-        given, made = [f"{name}.int8", f"{name}.scale"], f"{name}.dequantized"
+        # ONNX takes zeros where there are none, but ONNX Runtime leaves a Gemm without them in float
+        zeros = np.zeros(layer.dims[layer.axis], np.int8)
+        self._constants[f"{name}.zero"] = numpy_helper.from_array(zeros, f"{name}.zero")
+        given, made = [f"{name}.int8", f"{name}.scale", f"{name}.zero"], f"{name}.dequantized"
         return helper.make_node("DequantizeLinear", given, [made], name=made, axis=layer.axis)
 
     def _sign_and_factor(self, layer: Layer, scale: NDArray[np.float32]) -> tuple[str | None, str | None]:
@@ -142,7 +146,7 @@ class _Writer:
         silent = np.abs(factor) < least
         if (factor > 0).all() and not silent.any():
             return None, binding.scale
-        key = f"{self._plan.prefix}/{binding.tensor}"
+        key = self._plan.own(layer.weight)
         self.arrays[f"{key}.sign"] = np.where(silent, 0, np.sign(factor)).astype(np.int8)
         self.arrays[f"{key}.factor"] = np.maximum(np.abs(factor), least).astype(np.float32)
         return f"{key}.sign", f"{key}.factor"

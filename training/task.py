@@ -157,10 +157,13 @@ def export_checkpoint(
     data_path: str,
     *,
     weights: str = "float32",
+    precisions: tuple[str, ...] = ("fp32",),
+    reduce_range: bool = False,
     splits: tuple[str, ...] = ("test",),
     tell: Tell | None = None,
 ) -> Bundle:
-    """Write a checkpoint as a bundle; accuracies are of `splits`, temperatures of the calibration split."""
+    """Write a checkpoint as a bundle; accuracies are of `splits`, temperatures and int8's ranges of the calibration
+    split; `weights`, `precisions` and `reduce_range` as for `export`."""
     net, content = restore(checkpoint)
     about = content["about"]
     data = load_data_as(data_path, tuple(about["shape"]), _reading(tell), calibration=about["holdout"])
@@ -172,8 +175,8 @@ def export_checkpoint(
     spec = InputSpec(tuple(about["shape"]), scale=taken["scale"], mean=tuple(taken["mean"]), std=tuple(taken["std"]))
     held_out = [b for split in splits for b in batches(data, split, EVALUATION_BATCH, normal=taken)]
     provenance = {
-        "net": about["net"],
-        "net_options": about["net_options"],
+        **{name: about[name] for name in ("net", "net_options", "alone", "sort", "shared_stem", "holdout")},
+        **{name: content["supernet"][name] for name in ("exits", "head")},
         "starting_weights": about["weights"],
         "skipped_weights": about.get("skipped_weights"),
         "data": taken["name"],
@@ -181,13 +184,8 @@ def export_checkpoint(
         "splits": list(splits),
         "epochs": content["epoch"],
         "options": content["options"],
-        "exits": content["supernet"]["exits"],
-        "head": content["supernet"]["head"],
-        "alone": about["alone"],
-        "sort": about["sort"],
-        "shared_stem": about["shared_stem"],
-        "holdout": about["holdout"],
         "weights": weights,
+        "reduce_range": reduce_range,
     }
     return export(
         net,
@@ -199,6 +197,8 @@ def export_checkpoint(
         network=about["net"],
         provenance=provenance,
         weights=weights,
+        precisions=precisions,
+        reduce_range=reduce_range,
         progress=tell,
     )
 
