@@ -50,11 +50,14 @@ class Course:
 
     def _protect(self, stand: Stand, step: Step, has_answer: bool) -> Cut | None:
         """What may end the next part of a step; nothing before the first exit, as a late answer is better than none."""
-        if self._guard is None or not (has_answer or stand.passed):
+        guard = self._guard
+        if guard is None or not (has_answer or stand.passed):
             return None
-        expected_ms = self._runner.latest_ms(stand, step)
-        self._guard.expect(stand.at_s, stand.at_s + expected_ms / 1e3)
-        return self._guard.cut
+        if len(stand.passed) > (not has_answer):  # it was told before
+            guard.look()
+        else:
+            guard.expect(stand.at_s, stand.at_s + self._runner.latest_ms(stand, step) / 1e3)
+        return guard.cut
 
     def _without(self, failed: Failed, stand: Stand, at: OperatingPoint | None) -> Menus:
         """Stays where it is, at the exit `at` or at the start, but with menus without the point that failed."""

@@ -144,13 +144,17 @@ class Guard:
         self._alarm: Alarm | None = None
 
     def expect(self, begun_s: float, end_s: float) -> None:
-        """Before each part of a step: when that began, and when 99 % of its like have ended."""
+        """Before each step: when that began, and when 99 % of its like have ended."""
         early_s = self._deadline - self._lags.lead_s
         self._begun_s, self._off_s = begun_s, min(max(early_s, end_s), self._deadline)
+        if self._alarm is None:
+            self._alarm = self._watchdog.at(early_s, self._ring)
+        self.look()
+
+    def look(self) -> None:
+        """Between two parts of a step: past the deadline the next one needn't begin for the watchdog to end it."""
         if self._wall() >= self._deadline:
             self.cut.stop()
-        elif self._alarm is None:
-            self._alarm = self._watchdog.at(early_s, self._ring)
 
     def was_cut(self, ended_s: float) -> None:
         """Takes note of how long the step went on that was cut off."""
