@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,6 +229,11 @@ def _numbers(leg: Leg) -> tuple[float, ...]:
     return leg.ran_ms, cpu_ms, leg.wall_ms, others, cores
 
 
-def _leg(step: Step, numbers: list[Any]) -> Leg:
-    ran_ms, cpu_ms, wall_ms, others, cores = (None if np.isnan(number) else number for number in numbers)
-    return Leg(step, ran_ms, cpu_ms, wall_ms, Load(others=others, cores=cores))
+def _leg(step: Step, numbers: list[float]) -> Leg:
+    ran_ms, cpu_ms, wall_ms, others, cores = numbers
+    load = Load(others=_known(others), cores=_known(cores))
+    return Leg(step, ran_ms, _known(cpu_ms), wall_ms, load)
+
+
+def _known(number: float) -> float | None:
+    return None if np.isnan(number) else number

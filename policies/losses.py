@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import exp, factorial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .situation import FloatArray
 
@@ -31,7 +32,7 @@ _LAST = 6  # bins whose λ goes on beyond them
 _UNIT = 0.25  # of a histogram of sizes, in L
 _LARGEST = 6  # size in L that the histogram still tells from larger ones
 _MOST = 12  # losses that are told apart
-_PRIOR_PASSES = 3.0  # requests that what is known of the slice is worth
+_PRIOR_PASSES = 6.0  # requests that what is known of the slice is worth
 _PRIOR_LOSSES = 4.0  # losses that it is worth
 _PRIOR_SIZES = ((0.5, 0.15), (0.75, 0.15), (1.0, 0.4), (1.25, 0.15), (1.75, 0.1), (2.5, 0.05))  # in L, and their shares
 _TURNS = 2  # of expectation and maximisation at each fit, which begins where the last one ended
@@ -53,8 +54,8 @@ class Losses:
     spread: float
 
     def until(self, used_ms: FloatArray) -> FloatArray:
-        """Λ: losses expected until so much processor time has been used."""
-        mean = np.interp(used_ms, EDGES_MS, self.upto)
+        """Λ: losses expected until so much processor time has been used; any shape."""
+        mean: FloatArray = np.asarray(np.interp(used_ms, EDGES_MS, self.upto))
         return mean + self.beyond * np.maximum(used_ms - EDGES_MS[-1], 0.0)
 
     def quantiles(self, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -109,11 +110,11 @@ def _count(used_ms: FloatArray, stolen_ms: FloatArray, size_ms: float) -> FloatA
 
 
 def _sizes_of(
-    each_ms: FloatArray, count: FloatArray, is_early: FloatArray, prior_ms: FloatArray
+    each_ms: FloatArray, count: FloatArray, is_early: NDArray[np.bool_], prior_ms: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """(2,) mean and (2, grid) histogram of the sizes of early losses and others."""
     means, histograms = [], []
-    for chosen, expected_ms in zip((is_early, ~is_early), prior_ms, strict=True):
+    for chosen, expected_ms in zip((is_early, np.logical_not(is_early)), prior_ms, strict=True):
         sizes_ms, weight = each_ms[chosen], count[chosen]
         mean_ms = (_PRIOR_LOSSES * expected_ms + sizes_ms @ weight) / (_PRIOR_LOSSES + weight.sum())
         means.append(mean_ms)

@@ -10,7 +10,7 @@ TRUE_MS = dict(zip(STEPS, [5.0, 9.0, 1.0, 3.0], strict=True))
 
 @pytest.mark.parametrize("slack_ms, width", [(0.5, 1.0), (3.0, 1.0), (8.9, 1.0), (9.0, 0.25)])
 def test_true_times_decide_not_the_predicted(slack_ms, width):
-    predicted_ms, accuracy = [0.1, 0.2, 100.0, 200.0], [0.6, 0.95, 0.8, 0.9]
+    predicted_ms, accuracy = [10.0, 20.0, 100.0, 200.0], [0.6, 0.95, 0.8, 0.9]
     chosen = Oracle(finish_ms=TRUE_MS).next(situation(STEPS, predicted_ms, accuracy, slack_ms))
     assert chosen == Step(0, 1, width)
 
