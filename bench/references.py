@@ -85,7 +85,7 @@ CIFAR = Reference(
     "cifar",
     "ResNet-14, 64 channels, CIFAR-10",
     TrainTask("resnet", "", {"base": "64", "blocks": "2", "stride": "2"}, exits=(0.2, 0.38, 0.69), head="conv"),
-    fit_options(epochs=10, lr=0.1, sandwich=1, label_smoothing=0.1, **FAST),
+    fit_options(epochs=10, lr=0.1, sandwich=1, depth_weights=(0.3, 0.6, 0.9, 2.2), label_smoothing=0.1, **FAST),
     weights="float16",
     goals=Goals(full=0.85, exits=((0.45, 0.93),)),
 )

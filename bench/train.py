@@ -11,6 +11,7 @@ from rich.console import Console
 from .jobs import JobError, Record
 from .references import Reference
 from .report import machine, print_rows, write_json
+from .train_cost import STEPS, measure_steps
 from .train_jobs import SUPERNET, Job, JobBars, make_jobs, run_jobs
 from .train_picture import draw
 from .train_points import MeasuredPoint, measure_committed, measure_points
@@ -63,6 +64,7 @@ def report(
     workers: int = 2,
     model: Path | None = None,
     rounds: int = ROUNDS,
+    steps: int = STEPS,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Measures what the jobs made, prints a table, writes JSON and a picture; `model`: the committed bundle, if any.
@@ -73,7 +75,7 @@ def report(
     facts, records = machine(), {job.name: job.finished() for job in jobs}
     points = measure_points(jobs, data, rounds, tell)
     committed = None if model is None else measure_committed(model, jobs[0], data, tell)
-    rows = make_rows(reference, points, records, committed)
+    rows = make_rows(reference, points, records, measure_steps(jobs, data, steps, tell), committed)
     print_rows(console or Console(), rows, f"bench train {reference.name}: {reference.title}")
     result = {
         "bench": "train",

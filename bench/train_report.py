@@ -22,9 +22,10 @@ from .train_statistics import (
 
 MANIFEST_POINTS_MAX = 0.1  # between a bundle's own accuracies and those measured here
 NEAR = 0.08  # an exit's share of the MACs may be this far from the share that a goal names
+STEP_NOTE = "{controls} controls; training steps of the trained networks in turns; the interval resamples rounds"
 TIME_NOTE = (
-    "{controls} controls; the interval resamples epochs; with two workers joint training and controls run beside each "
-    "other only until one side is done, the other's rest alone"
+    "{controls} controls; the interval resamples epochs; joint training and controls share the machine with each other "
+    "and whatever else runs, and not for all of the time alike: see the steps in turns"
 )
 CURVE_NOTE = (
     "accuracy(t) = of the best point whose median time is at most t, which is chosen by one half of the test's samples "
@@ -45,14 +46,17 @@ def make_rows(
     reference: Reference,
     points: Sequence[MeasuredPoint],
     records: dict[str, Record],
+    step_ms: dict[str, FloatArray],
     committed: Committed | None = None,
 ) -> list[Row]:
-    """All figures; `records`: of the trainings, by the jobs' names; `committed`: the bundle in the repository."""
+    """All figures; `records`, `step_ms`: of the trainings, by the jobs' names; `committed`: the bundle in the
+    repository."""
     resampled = resample(np.stack([point.right for point in points], axis=1))
     columns = [Column(point, resampled[:, i]) for i, point in enumerate(points)]
     return [
         *_width_rows(reference, columns),
         *_exit_rows(reference, columns),
+        _step_row(reference, step_ms),
         *_time_rows(reference, records),
         _curve_row(reference, points),
         _manifest_row(reference, points, committed),
@@ -138,6 +142,18 @@ def _exit_row(reference: Reference, ours: Column, final: Column, at_least: float
     )  # fmt: skip
 
 
+def _step_row(reference: Reference, step_ms: dict[str, FloatArray]) -> Row:
+    """A joint step over one step of every control: as all trainings have as many, this is the trainings' ratio."""
+    joint = step_ms[SUPERNET]
+    apart = np.sum([taken for name, taken in step_ms.items() if name != SUPERNET], axis=0)
+    return Row(
+        "joint training over the controls together, steps in turns", reference.name,
+        float(joint.sum() / apart.sum()), "×", at_most=1.0, spread=interval(resampled_ratio(joint, apart)),
+        control={"joint, ms": float(joint.mean()), "controls, ms": float(apart.mean())},
+        note=STEP_NOTE.format(controls=len(step_ms) - 1),
+    )  # fmt: skip
+
+
 def _time_rows(reference: Reference, records: dict[str, Record]) -> list[Row]:
     """Joint training against all controls' trainings, by the epochs' seconds."""
     seconds = {name: np.array([epoch["seconds"] for epoch in made["history"]]) for name, made in records.items()}
@@ -147,8 +163,9 @@ def _time_rows(reference: Reference, records: dict[str, Record]) -> list[Row]:
     in_all = {"joint, s": float(joint.sum()), "controls, s": float(apart.sum())}
     return [
         Row(
-            "joint training over the controls together", reference.name, float(joint.sum() / apart.sum()), "×",
-            at_most=1.0, spread=interval(resampled_ratio(joint, apart)), control=in_all, note=note,
+            "joint training over the controls together, as they ran", reference.name,
+            float(joint.sum() / apart.sum()), "×", spread=interval(resampled_ratio(joint, apart)),
+            control=in_all, note=note,
         ),
         Row("joint training", reference.name, float(joint.sum() / 60), "min", at_most=reference.goals.minutes),
     ]  # fmt: skip

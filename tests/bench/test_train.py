@@ -71,7 +71,7 @@ def whole(cut):
     jobs = bench.plan(TINY, "digits", folder)
     (jobs[-1].folder / f".{jobs[-1].checkpoint.name}.1").touch()
     bench.train(jobs, console=console)
-    report = bench.report(TINY, "digits", jobs, folder / "t.json", folder / "t.png", rounds=2, console=quiet())
+    report = bench.report(TINY, "digits", jobs, folder / "t.json", folder / "t.png", rounds=2, steps=2, console=quiet())
     return {"jobs": jobs, "report": report, "folder": folder, "said": console.file.getvalue()}
 
 
@@ -276,6 +276,7 @@ def points():
     ]  # fmt: skip
 
 
+STEP_MS = {"supernet": np.array([9.0, 12.0]), "width-0.5": np.array([4.0, 4.0]), "width-1": np.array([10.0, 10.0])}
 RECORDS = {"supernet": record(12.0, 24.0), "width-0.5": record(4.0, 8.0), "width-1": record(7.0, 11.0)}
 
 
@@ -283,7 +284,7 @@ RECORDS = {"supernet": record(12.0, 24.0), "width-0.5": record(4.0, 8.0), "width
 def rows(points):
     """By figure."""
     goals = replace(TINY.goals, full=0.9, exits=((0.45, 0.93), (0.8, 0.98)))
-    return {row.figure: row for row in make_rows(replace(TINY, goals=goals), points, RECORDS)}
+    return {row.figure: row for row in make_rows(replace(TINY, goals=goals), points, RECORDS, STEP_MS)}
 
 
 def test_rows_say_what_their_points_say(rows):
@@ -294,7 +295,8 @@ def test_rows_say_what_their_points_say(rows):
         "width 0.5, final exit, over its control": (5.0, "≥ 0"),
         "exit 1 of the full width, share kept of its final accuracy": (17 / 18, "≥ 0.93"),
         "exit at 80% of the full width's MACs, share kept of its final accuracy": (0.0, "≥ 0.98"),
-        "joint training over the controls together": (1.2, "≤ 1"),
+        "joint training over the controls together, steps in turns": (21 / 28, "≤ 1"),
+        "joint training over the controls together, as they ran": (1.2, ""),
         "joint training": (0.6, "≤ 90"),
         # from 2 ms, where the controls' first answers, to 4 ms: 16 then 17 against 15, whichever half chooses
         "area under accuracy against time, over the controls'": (16.5 / 15, "≥ 1"),
@@ -316,7 +318,7 @@ def test_supernet_as_good_as_its_controls_has_exactly_their_area():
     answers = [rng.random(713) < share for share in (0.80, 0.81, 0.82)]
     ours = [point("supernet", 1.0, i + 1, answers[i], times[i], 10) for i in (2, 0, 1)]
     theirs = [point("width-1", 1.0, i + 1, answers[i], times[i], 10) for i in range(3)]
-    row = make_rows(TINY, [*ours, *theirs], dict.fromkeys(("supernet", "width-1"), record(1.0)))[-2]
+    row = make_rows(TINY, [*ours, *theirs], dict.fromkeys(("supernet", "width-1"), record(1.0)), STEP_MS)[-2]
     assert (row.value, row.spread["low"], row.spread["high"], row.met) == (1.0, 1.0, 1.0, True)
 
 
@@ -344,7 +346,7 @@ def test_goal_that_no_exit_is_near_is_not_met(rows):
 def test_interval_of_training_times_is_of_the_ratio_that_is_given():
     records = {"supernet": record(10.0, 1.0), "width-1": record(4.0, 4.0)}
     points = [point(job, 1.0, 1, RIGHT[36], 1.0, 10) for job in records]
-    row = next(row for row in make_rows(TINY, points, records) if row.figure.startswith("joint training over"))
+    row = next(row for row in make_rows(TINY, points, records, STEP_MS) if row.figure.endswith("as they ran"))
     assert row.value == 11 / 8  # not the epochs' median ratio, which is the same; their extremes are both drawn
     assert (row.spread["low"], row.spread["median"], row.spread["high"]) == (0.25, 11 / 8, 2.5)
 
@@ -359,22 +361,22 @@ def test_interval_of_training_times_is_of_the_ratio_that_is_given():
     ],
 )
 def test_trainings_on_different_machines_are_named(points, changed, note):
-    rows = make_rows(TINY, points, RECORDS | {"width-1": record(6.0, 11.0, **changed)})
-    found = next(row for row in rows if row.figure.startswith("joint training over")).note
+    rows = make_rows(TINY, points, RECORDS | {"width-1": record(6.0, 11.0, **changed)}, STEP_MS)
+    found = next(row for row in rows if row.figure.endswith("as they ran")).note
     assert ("not all trained alike" in found) == bool(note) and note in found
 
 
 def test_accuracies_that_are_checked_are_those_of_the_committed_bundle(points, tmp_path):
     committed = Committed(tmp_path / "digits.stretto", "9f2c", 0.2, measured=False)
-    row = make_rows(TINY, points, RECORDS, committed)[-1]
+    row = make_rows(TINY, points, RECORDS, STEP_MS, committed)[-1]
     assert (row.value, row.met, row.control) == (0.2, False, {"sha256": "9f2c"})
     assert row.note == "of digits.stretto, committed; the points are of another bundle"
 
 
 def test_every_difference_comes_with_an_interval_that_holds_it(rows):
     compared = [row for row in rows.values() if row.unit in ("points", "×", "") and row.spread is not None]
-    assert rows["joint training over the controls together"].spread["low"] < 1.2
-    assert len(compared) == 5
+    assert rows["joint training over the controls together, as they ran"].spread["low"] < 1.2
+    assert len(compared) == 6
     assert all(row.spread["low"] <= row.value <= row.spread["high"] for row in compared)
     assert rows["exit 1 of the full width, share kept of its final accuracy"].control["share of the MACs"] == 0.4
 
@@ -383,6 +385,8 @@ def test_widest_and_narrowest_goals_hold_for_their_widths_alone():
     right = RIGHT[36]
     points = [point("supernet", width, 1, right, 1.0, 10) for width in (0.25, 0.5, 1.0)]
     points += [point(f"width-{width:g}", width, 1, right, 1.0, 10) for width in (0.25, 0.5, 1.0)]
-    rows = make_rows(TINY, points, dict.fromkeys(("supernet", "width-0.25", "width-0.5", "width-1"), record(1.0)))
+    rows = make_rows(
+        TINY, points, dict.fromkeys(("supernet", "width-0.25", "width-0.5", "width-1"), record(1.0)), STEP_MS
+    )
     goals = [row.goal for row in rows if "over its control" in row.figure]
     assert goals == ["≥ -0.5", "≥ -1", "≥ 0"]

@@ -1,0 +1,58 @@
+"""What a joint training step costs beside its controls': whole trainings can't be run in turns, their steps can."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from ..training.autotune import keep_freed_memory
+from ..training.data import Data, load_data
+from ..training.fit import train_step
+from ..training.optimizers import make_optimizer
+from ..training.task import batches, restore
+from .report import FloatArray, interleaved
+from .train_jobs import Job
+
+Tell = Callable[[str, int, int], None]
+STEPS = 30
+
+
+def measure_steps(
+    jobs: Sequence[Job], data: str, steps: int = STEPS, tell: Tell = lambda what, done, total: None
+) -> dict[str, FloatArray]:
+    """(steps,) milliseconds of one batch's training step of every job, by name, in turns.
+
+    On the networks that were trained, by the recipe and on as many threads; the batch is of the training images. All
+    trainings have the same number of steps, so the ratio of two means is that of the trainings.
+    """
+    keep_freed_memory()
+    task = jobs[0].task
+    images = load_data(data, size=task.size, calibration=task.holdout)
+    with _threads(jobs[0].threads):
+        tasks = {job.name: _step(job, images) for job in jobs}
+        times = interleaved(tasks, steps, tell=lambda done, total: tell("timing training steps", done, total))
+    return {name: taken[:, 0] for name, taken in times.items()}
+
+
+def _step(job: Job, images: Data) -> Callable[[], object]:
+    net, content = restore(job.checkpoint)
+    options, layout = job.options, torch.channels_last if job.options.channels_last else torch.contiguous_format
+    net.train().to(memory_format=layout)  # type: ignore[call-overload]
+    size = min(job.task.batch, len(images.splits["train"]))
+    x, y = next(iter(batches(images, "train", size, content["about"]["data"])))
+    x = x.contiguous(memory_format=layout)
+    # a rate of 0: the numbers that were trained stay, and so does what a step costs
+    optimizer = make_optimizer(options.optimizer, net, 0.0, options.momentum, options.weight_decay)
+    rng = random.Random(0)
+    return lambda: train_step(net, optimizer, x, y, options, rng, bool(options.autocast))
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
