@@ -296,7 +296,7 @@ def test_rows_say_what_their_points_say(rows):
         "exit 1 of the full width, share kept of its final accuracy": (17 / 18, "≥ 0.93"),
         "exit at 80% of the full width's MACs, share kept of its final accuracy": (0.0, "≥ 0.98"),
         "joint training over the controls together, steps in turns": (21 / 28, "≤ 1"),
-        "joint training over the controls together, as they ran": (1.2, ""),
+        "joint training over the controls together, as they ran": (1.2, None),
         "joint training": (0.6, "≤ 90"),
         # from 2 ms, where the controls' first answers, to 4 ms: 16 then 17 against 15, whichever half chooses
         "area under accuracy against time, over the controls'": (16.5 / 15, "≥ 1"),
