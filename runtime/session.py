@@ -146,7 +146,7 @@ class Session:
     ) -> Answer | list[Answer]:
         """The best answer that the policy expects in time. Missing the deadline is no error: the answer says so.
 
-        Once an exit was reached, what would end after the deadline is cut off; before, the first exit is waited for.
+        Once an exit was reached, what would end too late is cut off; before, the first exit is waited for.
 
         Args:
             x: float32 as in the bundle's input specification; one sample, or a batch of any size for a list of
@@ -159,8 +159,8 @@ class Session:
             InputError: `x` isn't what the bundle takes.
             ValueError, TypeError: the budget is out of range or no number, or there are several.
             EngineError: the engine failed at so many points that none is left.
-            RuntimeError: the session is closed (`ClosedError`) or of another process, or its policy chose what isn't
-                possible.
+            ClosedError: the session is closed or of another process.
+            RuntimeError: its policy chose what isn't possible.
         """
         request, is_batch = self._accept(x, budget_ms, deadline, budget)
         return self._infer_batch(x, request) if is_batch else self._infer_one(x[None], request)
@@ -211,10 +211,9 @@ class Session:
         """Ends its threads and frees the engine; tickets that aren't done fail with `ClosedError`."""
         if not self._closed and os.getpid() == self._pid:  # a fork has none of it to end
             self._closed = True
-            closing = {"worker": self._desk.close(self._closed_error()), "watchdog": self._watchdog.close()}
-            if self._sensors is not None:
-                closing["sensors"] = self._sensors.close()
-            for name in (name for name, ended in closing.items() if not ended):
+            ended = {"worker": self._desk.close(self._closed_error()), "watchdog": self._watchdog.close()}
+            ended["sensors"] = self._sensors is None or self._sensors.close()
+            for name in (name for name, in_time in ended.items() if not in_time):
                 log.warning("%s: the %s is still busy; it ends by itself", self.bundle.path.name, name)
             self._runner.engine.close()
         self._closed = True

@@ -114,7 +114,7 @@ class Watchdog:
 
 
 class Lags:
-    """How long steps went on after they were cut off lately: `lead_s`, in seconds, is what to expect."""
+    """How long steps went on lately after they should have been cut off: `lead_s`, in seconds, is what to expect."""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque([_FIRST_LAG_S], maxlen=32)
@@ -167,9 +167,8 @@ class Guard:
             self._alarm.call_off()
 
     def _ring(self) -> float | None:
-        now = self._wall()
-        if now < self._off_s:
+        if self._wall() < self._off_s:
             return self._off_s
-        self._rang_s = now
+        self._rang_s = self._off_s  # when it should have rung: waking up late is part of the lag
         self.cut.stop()
         return None

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from stretto.policies.situation import OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
@@ -89,8 +88,12 @@ def test_rows_are_the_places_of_the_steps(manifest):
         assert menu.accuracy[menu.rows[step]] == RISING[step.width, step.depth]
 
 
-def test_leg_is_the_nearest_exit_on_the_same_way(manifest):
+def test_legs_go_from_exit_to_exit_as_far_as_the_step(manifest):
     menus = menus_of(manifest, RISING)
-    assert menus.start.leg(Step(0, 3, 0.5)) == Step(0, 1, 0.5)
-    assert menus.exits[OperatingPoint(1.0, 1)].menu.leg(Step(2, 3, 1.0)) == Step(2, 2, 1.0)
-    assert np.all(menus.start.idle_ms > 0)
+    assert menus.start.legs[Step(0, 3, 0.5)] == (Step(0, 1, 0.5), Step(2, 2, 0.5), Step(3, 3, 0.5))
+    assert menus.exits[OperatingPoint(1.0, 1)].menu.legs[Step(2, 2, 1.0)] == (Step(2, 2, 1.0),)
+
+
+def test_legs_pass_over_an_exit_that_failed(manifest):
+    menus = menus_of(manifest, RISING, failed={OperatingPoint(0.5, 2)})
+    assert menus.start.legs[Step(0, 3, 0.5)] == (Step(0, 1, 0.5), Step(2, 3, 0.5))
