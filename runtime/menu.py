@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..policies.exits import scores_around
+from ..policies.exits import read_scores
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
 from .manifest import Manifest, PointRecord
 
@@ -59,9 +59,7 @@ class Exit:
         return [self._evidence(row) for row in logits]
 
     def _evidence(self, logits: FloatArray) -> Evidence:
-        largest = logits.argmax()
-        scores = scores_around(logits, largest, self.record.temperature)
-        return Evidence(self.point, scores, int(largest), float(scores[largest]), self.record.accuracy)
+        return Evidence(self.point, *read_scores(logits, self.record.temperature), self.record.accuracy)
 
 
 class Menus(NamedTuple):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from stretto.policies.exits import ExitRule, as_rule, calibrated_scores
+from stretto.policies.exits import ExitRule, as_rule, calibrated_scores, read_scores
 
 from .situations import seen
 
@@ -56,3 +56,14 @@ def test_number_becomes_a_rule_and_the_rest_stays():
     assert as_rule(0.9) == ExitRule(0.9)
     assert as_rule(ExitRule(0.7)) == ExitRule(0.7)
     assert as_rule(None) is None
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("classes", [1, 2, 10, 64, 65, 1000])
+def test_scores_are_read_alike_however_many_classes_there_are(classes, temperature):
+    logits = np.random.default_rng(classes).normal(scale=30, size=classes).astype(np.float32)
+    scores, top, confidence = read_scores(logits, temperature)
+    assert scores == pytest.approx(calibrated_scores(logits, temperature), abs=1e-6)
+    assert scores.dtype == np.float32
+    assert top == logits.argmax()
+    assert confidence == pytest.approx(scores.max())
