@@ -1,5 +1,6 @@
 """Exit heads: small classifiers grafted onto the traced graph at its cuts."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -13,14 +14,14 @@ from .trace import Traced, propagate
 
 # of `conv_head`: sides that are small enough, strided convolutions at most, the last convolution's factor
 SMALL, MOST_STRIDES, WIDEN = 4, 2, 4
-DEAR = 0.05  # of the network's MACs: a dense convolution of a head that takes more has a cheaper form
+DEAR = 0.05  # of the network's MACs: what no convolution of a head may take
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a head goes: after `node`, of `shape` with its channels on `axis`, to be called `name` in the module.
 
-    dear: MACs a sample, above which a convolution takes its cheaper form.
+    dear: MACs a sample that none of its convolutions may take.
     """
 
     module: fx.GraphModule
@@ -75,10 +76,9 @@ def conv_head(at: Place) -> fx.Node:
     """Convolutions of its own before the linear layer, since features in the middle of a network aren't made to be
     classified: 3×3 of stride 2, at most two, until the sides are at most `SMALL`, then 1×1 to four times the channels.
 
-    Where the maps are wide for the network, a dense 3×3 would cost more than the stages after it: it becomes depthwise
-    and pointwise, and the 1×1 widens by less. On tensors that aren't images it is the same as `linear_head`. Strides
-    as in the classifiers of MSDNet (Huang et al., Multi-Scale Dense Networks, ICLR 2018), the widening as in the last
-    layers of MobileNets.
+    Where the maps are wide for the network, a 3×3 would cost more than the stages after it: means take its place, and
+    the 1×1 widens by less. On tensors that aren't images it is the same as `linear_head`. Strides as in the classifiers
+    of MSDNet (Huang et al., Multi-Scale Dense Networks, ICLR 2018), the widening as in the last layers of MobileNets.
     """
     if len(at.shape) != 4 or at.axis != 1:
         return linear_head(at)
@@ -91,12 +91,12 @@ def conv_head(at: Place) -> fx.Node:
 
 
 def _halve(at: Place, name: str) -> Place:
-    """A 3×3 convolution of stride 2 that keeps the number of channels."""
-    channels, height, width = at.shape[1], (at.shape[2] + 1) // 2, (at.shape[3] + 1) // 2
-    if 9 * channels**2 * height * width <= at.dear:
+    """Half the sides, by a 3×3 convolution that keeps the number of channels or, where that is dear, by means."""
+    channels, *sides = at.shape[1:]
+    if 9 * channels**2 * math.prod((side + 1) // 2 for side in sides) <= at.dear:
         return _convolve(at, name, nn.Conv2d(channels, channels, 3, 2, 1, bias=False))
-    at = _convolve(at, f"{name}.depthwise", nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=False))
-    return _convolve(at, f"{name}.pointwise", nn.Conv2d(channels, channels, 1, bias=False))
+    node = _append(at.module, name, nn.AvgPool2d(2), at.node)
+    return replace(at, node=node, shape=(*at.shape[:2], *(side // 2 for side in sides)))
 
 
 def _convolve(at: Place, name: str, conv: nn.Conv2d) -> Place:
