@@ -3,14 +3,16 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 
 import torch
 
+from ..training.augment import Batches
 from ..training.autotune import keep_freed_memory
 from ..training.data import Data, load_data
 from ..training.fit import train_step
 from ..training.optimizers import make_optimizer
-from ..training.task import batches, restore
+from ..training.task import restore, training_batches
 from .report import FloatArray, interleaved
 from .train_jobs import Job
 
@@ -21,10 +23,10 @@ STEPS = 30
 def measure_steps(
     jobs: Sequence[Job], data: str, steps: int = STEPS, tell: Tell = lambda what, done, total: None
 ) -> dict[str, FloatArray]:
-    """(steps,) milliseconds of one batch's training step of every job, by name, in turns.
+    """(steps,) milliseconds of one training step of every job, by name, in turns.
 
-    On the networks that were trained, by the recipe and on as many threads; the batch is of the training images. All
-    trainings have the same number of steps, so the ratio of two means is that of the trainings.
+    On the networks that were trained, by the recipe and on as many threads, each with batches of its own, which are
+    made within the step. All trainings have as many steps, so the ratio of two means is that of the trainings.
     """
     keep_freed_memory()
     task = jobs[0].task
@@ -39,13 +41,22 @@ def _step(job: Job, images: Data) -> Callable[[], object]:
     net, content = restore(job.checkpoint)
     options, layout = job.options, torch.channels_last if job.options.channels_last else torch.contiguous_format
     net.train().to(memory_format=layout)  # type: ignore[call-overload]
-    size = min(job.task.batch, len(images.splits["train"]))
-    x, y = next(iter(batches(images, "train", size, content["about"]["data"])))
-    x = x.contiguous(memory_format=layout)
+    loader = _endless(training_batches(job.task, images, content["about"]["data"], options.seed))
     # a rate of 0: the numbers that were trained stay, and so does what a step costs
     optimizer = make_optimizer(options.optimizer, net, 0.0, options.momentum, options.weight_decay)
     rng = random.Random(0)
-    return lambda: train_step(net, optimizer, x, y, options, rng, bool(options.autocast))
+
+    def step() -> None:
+        x, y = next(loader)
+        train_step(net, optimizer, x.contiguous(memory_format=layout), y, options, rng, bool(options.autocast))
+
+    return step
+
+
+def _endless(loader: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for epoch in count():
+        loader.set_epoch(epoch)
+        yield from loader
 
 
 @contextmanager

@@ -100,8 +100,8 @@ def train(
 ) -> None:
     """Turn a network into a supernet and train all widths and exits jointly."""
     from .training.fit import fit_options
-    from .training.nets import read_options
-    from .training.task import TrainTask, read_values, run_training
+    from .training.nets import read_options, read_values
+    from .training.task import TrainTask, run_training
 
     try:
         options = fit_options(epochs=epochs, lr=lr, seed=seed, **read_values(set_))

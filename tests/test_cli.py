@@ -202,7 +202,7 @@ def test_trace_takes_a_network_with_a_number_of_classes_of_its_own(home: Path) -
 
 @pytest.mark.parametrize("text, value", [("false", False), ("True", True), ("none", None), ("3", 3), ("bf16", "bf16")])
 def test_value_of_a_training_option_is_read_as_what_it_says(text: str, value: object) -> None:
-    from stretto.training.task import read_values
+    from stretto.training.nets import read_values
 
     assert read_values([f"autocast={text}"]) == {"autocast": value}
 

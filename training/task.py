@@ -16,7 +16,7 @@ from .checkpoint import CheckpointError, load_checkpoint, load_state, shape_of
 from .data import CALIBRATION, Data, load_data, load_data_as
 from .export import export
 from .fit import FitOptions, Progress, fit
-from .nets import make_net, read_value
+from .nets import make_net
 from .supernet import Supernet, make_control, make_plan, make_supernet
 from .supernet.convert import HEAD, WIDTHS
 from .weights import load_weights
@@ -102,9 +102,7 @@ def run_training(
     _check_same(out, about)
     if task.alone is not None:
         options = replace(options, loss=options.loss.of_one())
-    augment = make_augment(_augment_for(data) if task.augment == "auto" else task.augment)
-    batch = min(task.batch, len(data.splits["train"]))
-    loader = batches(data, "train", batch, normal, augment=augment, shuffle=True, drop_last=True, seed=options.seed)
+    loader = training_batches(task, data, normal, options.seed)
     history = fit(net, loader, options, checkpoint=out, on_progress=on_progress, about=about)
     return {"points": _accuracies(net, batches(data, "calibration", EVALUATION_BATCH, normal)), "history": history}
 
@@ -203,6 +201,13 @@ def export_checkpoint(
     )
 
 
+def training_batches(task: TrainTask, data: Data, normal: dict[str, Any], seed: int) -> Batches:
+    """What a task trains on: shuffled, augmented, full batches; `normal` as for `batches`."""
+    augment = make_augment(_augment_for(data) if task.augment == "auto" else task.augment)
+    size = min(task.batch, len(data.splits["train"]))
+    return batches(data, "train", size, normal, augment=augment, shuffle=True, drop_last=True, seed=seed)
+
+
 def batches(data: Data, split: str, size: int, normal: dict[str, Any] | None = None, **how: Any) -> Batches:
     """Batches of a split; `normal`: scale, mean and std to use instead of the data's own.
 
@@ -264,17 +269,6 @@ def _accuracies(net: Supernet, loader: Batches) -> list[dict[str, Any]]:
         }
         for (width, depth), hits in right.items()
     ]
-
-
-def read_values(pairs: list[str]) -> dict[str, Any]:
-    """Options of the command line, each `name=value`, with the value as `read_value` reads it."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ValueError(f"'{pair}' isn't name=value, such as sandwich=1")
-        values[name] = read_value(text)
-    return values
 
 
 def trace_network(

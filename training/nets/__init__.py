@@ -3,6 +3,6 @@
 Listing the names imports nothing.
 """
 
-from .make import NETS, make_net, read_options, read_value
+from .make import NETS, make_net, read_options, read_value, read_values
 
-__all__ = ["NETS", "make_net", "read_options", "read_value"]
+__all__ = ["NETS", "make_net", "read_options", "read_value", "read_values"]

@@ -143,6 +143,17 @@ def _option(name: str, parameters: Any, key: str, value: Any) -> Any:
     raise ValueError(f"net {name}: option {key}={value} isn't {kind.__name__}, as its default {default!r} is")
 
 
+def read_values(pairs: list[str]) -> dict[str, Any]:
+    """Options of the command line, each `name=value`, with the value as `read_value` reads it."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"'{pair}' isn't name=value, such as sandwich=1")
+        values[name] = read_value(text)
+    return values
+
+
 def read_value(value: str) -> Any:
     """A value of the command line: a Python literal, true, false or none in any case, or the string itself."""
     if value.lower() in WORDS:
