@@ -1,6 +1,6 @@
 """What comes out of a reference network and its controls: the figures that issue 4 asks for, with their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,7 @@ def make_rows(
     reference: Reference,
     points: Sequence[MeasuredPoint],
     records: dict[str, Record],
-    step_ms: dict[str, FloatArray],
+    step_ms: Mapping[str, FloatArray],
     committed: Committed | None = None,
 ) -> list[Row]:
     """All figures; `records`, `step_ms`: of the trainings, by the jobs' names; `committed`: the bundle in the
@@ -142,7 +142,7 @@ def _exit_row(reference: Reference, ours: Column, final: Column, at_least: float
     )  # fmt: skip
 
 
-def _step_row(reference: Reference, step_ms: dict[str, FloatArray]) -> Row:
+def _step_row(reference: Reference, step_ms: Mapping[str, FloatArray]) -> Row:
     """A joint step over one step of every control: as all trainings have as many, this is the trainings' ratio."""
     joint = step_ms[SUPERNET]
     apart = np.sum([taken for name, taken in step_ms.items() if name != SUPERNET], axis=0)

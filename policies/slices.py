@@ -24,6 +24,7 @@ _JITTER_WORTH = 40  # observations that this is worth
 _KEPT = 800  # steps of a class, and ratios of a length, that count
 _RECENT, _SETTLED = 9, 61  # ratios whose median is the slowdown: after a change, and otherwise
 _ANSWERS, _GRAIN_MS, _GRAIN = 256, 0.1, 0.02  # how many are kept, for what processor time and slowdown they serve
+_FASTEST = 0.001  # ratio that a clock too coarse for a step is taken to have shown
 _CHANGED = 0.12  # share by which the two differ when there was one
 _FIT_AFTER, _FIT_EVERY = 8, 128  # steps of a class: the first fit, and from then on twice as many until so many
 
@@ -122,7 +123,7 @@ class SliceModel:
             stolen_ms = 0.0
         used_ms = ran.wall_ms - stolen_ms
         known.steps.append((ran.ran_ms, ran.ran_ms + used_ms, stolen_ms))
-        ratio, slowdown = used_ms / own_ms, self._slowdown(known)
+        ratio, slowdown = max(used_ms / own_ms, _FASTEST), self._slowdown(known)
         if ratio > slowdown or not ran.cut_off:
             jitter.ratios.append(ratio / slowdown)
             known.ratios.append(ratio)

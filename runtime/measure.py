@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..policies import make_time_model
 from ..policies.deadline import Deadline
-from ..policies.profile_model import ProfileModel
 from ..policies.situation import Step
 from .bundle import Bundle
 from .engines import Engine, make_engine, runnable
@@ -112,7 +112,7 @@ class Stopwatch:
         self.legs = {way: legs(manifest, *way) for way in ways(manifest)}
         self._engine, self._bundle = engine, bundle
         clocks = Clocks(lambda: time.perf_counter(), lambda: time.thread_time())
-        self._runner = Runner(engine, Deadline(level=LEVELS[-1]), ProfileModel(LEVELS), clocks=clocks)
+        self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
         self._start = make_menus(manifest, LEVELS, lambda step: (1.0,) * len(LEVELS)).start
         self._inputs: dict[int, Samples] = {}
         self._samples_ms: dict[tuple[Step, int, str], list[float]] = defaultdict(list)

@@ -158,3 +158,10 @@ def test_same_history_gives_same_predictions():
     one.requests(50)
     other.requests(50)
     assert np.array_equal(one.predict(LONG_MS), other.predict(LONG_MS))
+
+
+def test_steps_that_a_coarse_clock_gives_no_time_leave_a_model_that_goes_on():
+    model, idle_ms = SliceModel(), np.array([[1.0]])
+    for took_ms in [0.0] * 100 + [1.0] * 100:
+        model.observe(Ran(Step(0, 1, 1.0), idle_ms[0], 0.0, took_ms, took_ms, UNKNOWN))
+    assert model.finish_ms(idle_ms, 0.0, UNKNOWN)[0, MEDIAN] == pytest.approx(1.0, rel=0.2)
