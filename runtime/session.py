@@ -47,7 +47,7 @@ def load(
     confidence: float | None = None,
     profile: str | os.PathLike[str] | Profile = "auto",
     checks: bool = True,
-    time_model: str | TimeModel = "slices",
+    time_model: str | TimeModel = "profile",
     sensors: bool | Sensing = True,
     priority: str = "normal",
 ) -> "Session":
