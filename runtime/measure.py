@@ -2,9 +2,9 @@
 
 A request goes exit by exit along one width and precision. One such run gives the time at every exit, so the differences
 within it are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up
-those of their parts. What is timed includes what the session does at each exit (calibrated scores, what the time model
-is told and asked, and one decision of the deadline policy for each sample) and its check of the input, but not what
-comes after the last exit, the making of the answer, some 10 µs.
+those of their parts. What is timed includes the session's check of the input and what it does at each exit (calibrated
+scores, what the time model is told and asked, and one decision of the deadline policy for each sample). Any exit may be
+the last, so every step's time also has the making of the answer in it.
 """
 
 import math
@@ -12,7 +12,9 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -20,8 +22,10 @@ import numpy as np
 
 from ..policies import make_time_model
 from ..policies.deadline import Deadline
-from ..policies.situation import Step
+from ..policies.situation import Step, Stop
+from .answer import make_answer
 from .bundle import Bundle
+from .course import Request
 from .engines import Engine, make_engine, runnable
 from .inputs import UNLIMITED, Samples, check_input
 from .menu import legs, make_menus, spans, starts, ways
@@ -113,7 +117,8 @@ class Stopwatch:
         self._engine, self._bundle = engine, bundle
         clocks = Clocks(lambda: time.perf_counter(), lambda: time.thread_time())
         self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
-        self._start = make_menus(manifest, LEVELS, lambda step: (1.0,) * len(LEVELS)).start
+        self._menus = make_menus(manifest, LEVELS, lambda step: (1.0,) * len(LEVELS))
+        self._answer = partial(make_answer, manifest.classes, LEVELS.index(0.5), clocks.wall)
         self._inputs: dict[int, Samples] = {}
         self._samples_ms: dict[tuple[Step, int, str], list[float]] = defaultdict(list)
 
@@ -133,10 +138,10 @@ class Stopwatch:
 
     def sample(self, way: Way, batch: int, pacing: str) -> None:
         """One request along `way`: one sample of every step on it."""
-        reached_ms = self._run(way, self._inputs[batch])
+        reached_ms, answered_ms = self._run(way, self._inputs[batch])
         for first in starts(self._bundle.manifest):
             for step in spans(self._bundle.manifest, *way, first):
-                took_ms = reached_ms[step.depth] - reached_ms[max(first - 1, 0)]
+                took_ms = reached_ms[step.depth] - reached_ms[max(first - 1, 0)] + answered_ms
                 self._samples_ms[step, batch, pacing].append(took_ms)
 
     def profile(self, source: str, batches: Sequence[int]) -> Profile:
@@ -156,18 +161,23 @@ class Stopwatch:
             times=dict(times),
         )
 
-    def _run(self, way: Way, x: Samples) -> list[float]:
-        """Milliseconds from the start to the start itself (0), exit 1, exit 2, … of one request of `x`'s samples."""
+    def _run(self, way: Way, x: Samples) -> tuple[list[float], float]:
+        """One request of `x`'s samples: milliseconds to the start (0), exit 1, exit 2, …; then, on to the answer."""
         reached_ms = [0.0]
         reached: list[Reached] = [NOTHING] * len(x)
         started = self._runner.clocks.wall()
         check_input(x, self._bundle.manifest.input)
-        stand = self._runner.begin(x, self._start, started)
+        request = Request(started, math.inf, UNLIMITED, self._menus)
+        stand = self._runner.begin(x, self._menus.start, started)
+        begun = replace(stand)
         for leg in self.legs[way]:
-            self._runner.ask(stand, math.inf, UNLIMITED, reached)
+            self._runner.ask(stand, request.deadline, request.budget, reached)
             _, evidence = self._runner.take(stand, leg, (leg,))
             stand.passed.clear()
             for row, seen in enumerate(evidence):
                 reached[row] += (seen,)
             reached_ms.append((stand.at_s - started) * 1e3)
-        return reached_ms
+        self._runner.ask(stand, request.deadline, request.budget, reached)
+        for seen in reached:
+            self._answer(request, begun, seen, (), Stop.FINAL)
+        return reached_ms, (self._runner.clocks.wall() - started) * 1e3 - reached_ms[-1]
