@@ -178,6 +178,6 @@ class Stopwatch:
                 reached[row] += (seen,)
             reached_ms.append((stand.at_s - started) * 1e3)
         self._runner.ask(stand, request.deadline, request.budget, reached)
-        for seen in reached:
-            self._answer(request, begun, seen, (), Stop.FINAL)
+        for exits in reached:
+            self._answer(request, begun, exits, (), Stop.FINAL)
         return reached_ms, (self._runner.clocks.wall() - started) * 1e3 - reached_ms[-1]
