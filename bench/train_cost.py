@@ -12,7 +12,7 @@ from ..training.autotune import keep_freed_memory
 from ..training.data import Data, load_data
 from ..training.fit import train_step
 from ..training.optimizers import make_optimizer
-from ..training.task import restore, training_batches
+from ..training.task import begin, training_batches
 from .report import FloatArray, interleaved
 from .train_jobs import Job
 
@@ -25,7 +25,7 @@ def measure_steps(
 ) -> dict[str, FloatArray]:
     """(steps,) milliseconds of one training step of every job, by name, in turns.
 
-    On the networks that were trained, by the recipe and on as many threads, each with batches of its own, which are
+    On networks as their trainings begin, by the recipe and on as many threads, each with batches of its own, which are
     made within the step. All trainings have as many steps, so the ratio of two means is that of the trainings.
     """
     keep_freed_memory()
@@ -38,12 +38,11 @@ def measure_steps(
 
 
 def _step(job: Job, images: Data) -> Callable[[], object]:
-    net, content = restore(job.checkpoint)
+    net, about = begin(job.task, images)
     options, layout = job.options, torch.channels_last if job.options.channels_last else torch.contiguous_format
     net.train().to(memory_format=layout)  # type: ignore[call-overload]
-    loader = _endless(training_batches(job.task, images, content["about"]["data"], options.seed))
-    # a rate of 0: the numbers that were trained stay, and so does what a step costs
-    optimizer = make_optimizer(options.optimizer, net, 0.0, options.momentum, options.weight_decay)
+    loader = _endless(training_batches(job.task, images, about["data"], options.seed))
+    optimizer = make_optimizer(options.optimizer, net, options.lr, options.momentum, options.weight_decay)
     rng = random.Random(0)
 
     def step() -> None:

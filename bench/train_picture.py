@@ -62,8 +62,11 @@ def _places(points: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]
 
 
 def _frame(axes: Any, report: dict[str, Any]) -> None:
+    from matplotlib.ticker import LogLocator
+
     axes.set_xscale("log")
     axes.margins(y=0.08)  # room for what is written above a point
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 6, 8)))  # all of 1 to 9 wouldn't fit beside each other
     for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         set_formatter(lambda value, _: f"{value:g}")
     axes.tick_params(axis="x", which="both", labelsize=8, length=4)

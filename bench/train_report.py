@@ -22,7 +22,7 @@ from .train_statistics import (
 
 MANIFEST_POINTS_MAX = 0.1  # between a bundle's own accuracies and those measured here
 NEAR = 0.08  # an exit's share of the MACs may be this far from the share that a goal names
-STEP_NOTE = "{controls} controls; training steps of the trained networks in turns; the interval resamples rounds"
+STEP_NOTE = "{controls} controls; training steps in turns, on networks as they begin; the interval resamples rounds"
 TIME_NOTE = (
     "{controls} controls; the interval resamples epochs; joint training and controls share the machine with each other "
     "and whatever else runs, and not for all of the time alike: see the steps in turns"

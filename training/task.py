@@ -83,6 +83,19 @@ def run_training(
     """
     keep_freed_memory()
     data = data or load_data(task.data, size=task.size, calibration=task.holdout, progress=_reading(tell))
+    torch.manual_seed(options.seed)
+    net, about = begin(task, data)
+    _check_same(out, about)
+    if task.alone is not None:
+        options = replace(options, loss=options.loss.of_one())
+    normal = about["data"]
+    loader = training_batches(task, data, normal, options.seed)
+    history = fit(net, loader, options, checkpoint=out, on_progress=on_progress, about=about)
+    return {"points": _accuracies(net, batches(data, "calibration", EVALUATION_BATCH, normal)), "history": history}
+
+
+def begin(task: TrainTask, data: Data) -> tuple[Supernet, dict[str, Any]]:
+    """What is to be trained, in its first state, and all that `restore` makes it from."""
     normal = {"scale": data.scale, "mean": list(task.mean or data.mean), "std": list(task.std or data.std)}
     about = {
         "net": task.net,
@@ -97,25 +110,13 @@ def run_training(
         "sort": task.sort,
         "holdout": task.holdout,
     }
-    torch.manual_seed(options.seed)
-    net = _begin(task, about)
-    _check_same(out, about)
-    if task.alone is not None:
-        options = replace(options, loss=options.loss.of_one())
-    loader = training_batches(task, data, normal, options.seed)
-    history = fit(net, loader, options, checkpoint=out, on_progress=on_progress, about=about)
-    return {"points": _accuracies(net, batches(data, "calibration", EVALUATION_BATCH, normal)), "history": history}
-
-
-def _begin(task: TrainTask, about: dict[str, Any]) -> Supernet:
-    """What is to be trained, in its first state; `about` is told all that `restore` makes it from."""
     model = _model(about)
     if task.weights is not None:
         about["skipped_weights"] = _start_from(task.weights, model)
     shared_stem = task.shared_stem and task.alone is None
     net = make_supernet(model, _example(about), task.widths, task.exits, task.head, task.sort, shared_stem)
     about |= shape_of(net)
-    return _alone(net, about)
+    return _alone(net, about), about
 
 
 def _alone(net: Supernet, about: dict[str, Any]) -> Supernet:

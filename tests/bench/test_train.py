@@ -20,6 +20,7 @@ from stretto.bench import train as bench
 from stretto.bench.jobs import JobError
 from stretto.bench.references import REFERENCES, find_reference
 from stretto.bench.report import machine
+from stretto.bench.train_cost import measure_steps
 from stretto.bench.train_jobs import make_jobs, run_jobs
 from stretto.bench.train_points import Committed, MeasuredPoint
 from stretto.bench.train_report import make_rows, nearest_exits
@@ -143,6 +144,13 @@ def test_bundle_older_than_its_checkpoint_is_exported_again(moved):
     made = moved.checkpoint.stat().st_mtime
     os.utime(moved.bundle, (made - 1, made - 1))
     assert not moved.exported() and moved.begin()
+
+
+def test_steps_of_every_job_are_timed_whether_or_not_it_left_a_checkpoint(tmp_path):
+    jobs = make_jobs(TINY, "digits", tmp_path, THREADS)
+    took_ms = measure_steps(jobs, "digits", steps=2)
+    assert list(took_ms) == [job.name for job in jobs]
+    assert all(taken.shape == (2,) and taken.min() > 0 for taken in took_ms.values())
 
 
 def test_job_without_its_checkpoint_is_finished_while_its_bundle_is_there(moved):

@@ -18,7 +18,7 @@ from .trace import trace
 from .walk import Walk
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-HEAD = "linear"  # "conv" gains more (bench/results/switches.json), but costs too much on wide feature maps
+HEAD = "linear"  # "conv" gains more (bench/results/switches.json), but not known on maps too wide for its convolutions
 TOLERANCE = 1e-3  # relative; a trace that misses something is wrong by far more, rounding by far less, unless
 NEARBY = 2**-22  # an input that differs by this share is answered differently too (no training yet, or random):
 NOISE = 100.0  # then up to this many times that difference is rounding
