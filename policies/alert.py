@@ -3,18 +3,17 @@
 Reference: Wan et al., ALERT: Accurate Learning for Energy and Timeliness, USENIX ATC 2020.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
-from .deadline import check_margin
-from .exits import ExitRule, as_rule
+from .heading import Heading
 from .situation import Situation, Step, Stop
-from .targets import accuracy_in_hand, chance_by, way_to
+from .targets import accuracy_in_hand, chance_by
 
 
 @dataclass(frozen=True, slots=True)
-class Alert:
-    """Heads for the exit with the highest expected accuracy at the deadline, looked at again at every exit.
+class Alert(Heading):
+    """Heads for the exit with the highest expected accuracy at the deadline.
 
     Exits k = 1 … K on the way to a target are reached by the deadline with probability P_k and give accuracy q_k, or
     what is in hand where that is better. What is in hand at the deadline is then expected to have (ALERT's anytime
@@ -35,30 +34,15 @@ class Alert:
         q_fail: what an answer after the deadline is worth, in [0, 1]: 0, or what a guess is right.
         interruptible: whether an answer in hand survives a step that misses the deadline: a ticket's does, but `infer`
             returns only after the step was stopped.
-        confidence: stop once this rule is satisfied; a number is the threshold of an `ExitRule`.
-        margin_ms: kept free before the deadline, for what happens after the exit; >= 0.
     """
 
     q_fail: float = 0.0
     interruptible: bool = False
-    confidence: float | ExitRule | None = None
-    margin_ms: float = 0.0
-    _rule: ExitRule | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.q_fail <= 1:
             raise ValueError(f"q_fail is {self.q_fail}; give what a late answer is worth, in [0, 1]")
-        check_margin(self.margin_ms)
-        object.__setattr__(self, "_rule", as_rule(self.confidence))
-
-    def next(self, situation: Situation) -> Step | Stop:
-        """The first leg towards the target: to the nearest exit on its path. Otherwise the reason to stop."""
-        if situation.evidence and not situation.steps:
-            return Stop.FINAL
-        if self._rule is not None and self._rule.is_sure(situation.evidence):
-            return Stop.CONFIDENCE
-        target = self.target(situation)
-        return target if isinstance(target, Stop) else way_to(target, situation, self._rule)
+        Heading.__post_init__(self)
 
     def target(self, situation: Situation) -> Step | Stop:
         """The step worth heading for, confidence aside.

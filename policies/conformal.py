@@ -1,16 +1,15 @@
 """The most accurate answer whose deadline is kept at a stated rate."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from .deadline import check_margin
-from .exits import ExitRule, as_rule
+from .heading import Heading
 from .situation import Situation, Step, Stop
-from .targets import most_accurate, quantile, way_to
+from .targets import most_accurate, quantile
 
 
 @dataclass(frozen=True, slots=True)
-class Conformal:
-    """Heads for the most accurate step that finishes in time with probability `rate`, one exit at a time.
+class Conformal(Heading):
+    """Heads for the most accurate step that finishes in time with probability `rate`.
 
     That the stated probability is also the long-run share is the time model's part: it corrects its quantiles by how
     often they were kept (`coverage.py`; Gibbs and Candès, Adaptive Conformal Inference Under Distribution Shift,
@@ -22,29 +21,18 @@ class Conformal:
 
     Args:
         rate: share of deadlines to keep, in (0, 1).
-        confidence: stop once this rule is satisfied; a number is the threshold of an `ExitRule`.
-        margin_ms: kept free before the deadline, for what happens after the exit; >= 0.
     """
 
     rate: float = 0.99
-    confidence: float | ExitRule | None = None
-    margin_ms: float = 0.0
-    _rule: ExitRule | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise ValueError(f"rate is {self.rate}; give the share of deadlines to keep, in (0, 1), such as 0.99")
-        check_margin(self.margin_ms)
-        object.__setattr__(self, "_rule", as_rule(self.confidence))
+        Heading.__post_init__(self)
 
-    def next(self, situation: Situation) -> Step | Stop:
-        """The first leg towards the target: to the nearest exit on its path. Otherwise the reason to stop."""
-        if situation.evidence and not situation.steps:
-            return Stop.FINAL
-        if self._rule is not None and self._rule.is_sure(situation.evidence):
-            return Stop.CONFIDENCE
-        target = most_accurate(situation, self._finish_ms(situation), situation.slack_ms - self.margin_ms)
-        return target if isinstance(target, Stop) else way_to(target, situation, self._rule)
+    def target(self, situation: Situation) -> Step | Stop:
+        """As in `Heading`."""
+        return most_accurate(situation, self._finish_ms(situation), situation.slack_ms - self.margin_ms)
 
     def _finish_ms(self, situation: Situation) -> list[float]:
         """(steps,) by when each exit is reached at this policy's rate."""

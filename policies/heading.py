@@ -1,0 +1,51 @@
+"""What policies that head for a target have in common: when to stop on the way, and how to go there."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from math import inf
+
+from .exits import ExitRule, as_rule
+from .situation import Situation, Step, Stop
+from .targets import way_to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heading(ABC):
+    """Looks for its target anew at every exit and goes there one exit at a time, unless time is ample.
+
+    A policy says in `target` what is worth heading for, and nothing else.
+
+    Args:
+        confidence: stop once this rule is satisfied; a number is the threshold of an `ExitRule`.
+        margin_ms: kept free before the deadline, for what happens after the exit; >= 0.
+    """
+
+    confidence: float | ExitRule | None = None
+    margin_ms: float = 0.0
+    _rule: ExitRule | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin_ms < inf:
+            raise ValueError(f"margin_ms is {self.margin_ms}; give milliseconds >= 0")
+        object.__setattr__(self, "_rule", as_rule(self.confidence))
+
+    def next(self, situation: Situation) -> Step | Stop:
+        """The first leg towards the target, or all of it where there is ample time. Otherwise the reason to stop.
+
+        Raises:
+            ValueError: the situation lacks what this policy looks at.
+        """
+        if situation.evidence and not situation.steps:
+            return Stop.FINAL
+        if self._rule is not None and self._rule.is_sure(situation.evidence):
+            return Stop.CONFIDENCE
+        target = self.target(situation)
+        return target if isinstance(target, Stop) else way_to(target, situation, self._rule)
+
+    @abstractmethod
+    def target(self, situation: Situation) -> Step | Stop:
+        """The step worth heading for, confidence aside.
+
+        TARGET: nothing offered is expected to beat the best answer in hand, or that is good enough already.
+        DEADLINE: something is, but nothing of it in time.
+        """
