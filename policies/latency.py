@@ -37,10 +37,12 @@ class TimeModel(Protocol):
 
     Not safe from several threads at once; who owns it takes care. Both calls belong to the hot path: some 20 µs.
 
-    `levels`: (levels,) of the quantiles that it gives, ascending, 0.5 and 0.99 among them.
+    `levels`: (levels,) of the quantiles that it gives, ascending, 0.5 and 0.99 among them; `looks_at_load`: whether it
+    does, so that somebody should.
     """
 
     levels: tuple[float, ...]
+    looks_at_load: bool
 
     def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load) -> FloatArray:
         """(steps, levels) when each step's exit would be reached, from now.

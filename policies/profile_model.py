@@ -1,6 +1,7 @@
 """The time model that learns nothing: a step takes what the profile says, whatever happens."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .latency import Ran
 from .load import Load
@@ -12,6 +13,7 @@ class ProfileModel:
     """Gives the profile's own quantiles, at the profile's own `levels`: right on an idle machine, and nowhere else."""
 
     levels: tuple[float, ...]
+    looks_at_load: ClassVar[bool] = False
 
     def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load) -> FloatArray:
         """`idle_ms` itself."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class ScalarFilter:
     slowdown: float = 1.0
     variance: float = 0.1
     with_noise: bool = True
+    looks_at_load: ClassVar[bool] = False
     levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
     median: int = 0
     _drift: float = field(init=False, repr=False)

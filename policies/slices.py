@@ -1,4 +1,4 @@
-"""The default time model: a step's own time × slowdown, plus the turns that others take in between."""
+"""The time model of a busy machine: a step's own time × slowdown, plus the turns that others take in between."""
 
 from bisect import bisect_left
 from collections import deque
@@ -85,6 +85,7 @@ class SliceModel:
     """
 
     levels = LEVELS
+    looks_at_load = True
 
     def __init__(self, median: int = 0):
         self._median = median

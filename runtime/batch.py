@@ -1,5 +1,6 @@
 """Several samples of one request, which go on together as long as the policy chooses the same for them."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -33,10 +34,9 @@ class BatchRun(Course):
         self.exits: list[list[int]] = [[] for _ in x]
         self.stops: dict[int, Stop] = {}
         self.was_cut_off = False
-        self.start = runner.begin(x, request.menus.start, request.arrival)
         self._ran = stand = runner.begin(x, request.menus.start, request.arrival)
         self._groups = self._part(stand, list(range(len(x))), None)
-        self.start.predicted_ms = stand.predicted_ms
+        self.start = replace(stand)
 
     def finish(self) -> None:
         """Runs until all samples have stopped."""
@@ -50,15 +50,10 @@ class BatchRun(Course):
             except CutOff:
                 self._be_cut_off(group)
 
-    def end(self) -> None:
-        """Calls the guard off."""
-        if self._guard is not None:
-            self._guard.call_off()
-
     def _advance(self, group: Group) -> list[Group]:
         """Runs the group's step, notes what its samples saw, and gives the groups that go on."""
         stand, step = group.stand, group.step
-        protect = partial(self._protect, stand, step, group.at is not None)
+        protect = partial(self._protect, stand, step, bool(self.reached[group.samples[0]]))
         try:
             exit, evidence = self._runner.take(stand, step, self._offers.parts(stand.menu, step), protect)
         except Failed as failed:

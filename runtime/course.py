@@ -33,6 +33,11 @@ class Course:
     def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guard: Guard | None):
         self._runner, self._offers, self._request, self._x, self._guard = runner, offers, request, x, guard
 
+    def end(self) -> None:
+        """Calls the guard off."""
+        if self._guard is not None:
+            self._guard.call_off()
+
     def _ask(self, stand: Stand, reached: Sequence[Reached]) -> list[Step | Stop]:
         """The policy's choice for each of the samples at `stand`, which reached these exits.
 

@@ -43,7 +43,6 @@ class Desk:
         return self.worker.close()
 
     def _work(self, ticket: Ticket, begin: Begin, describe: Describe, awake_cpu_s: float) -> None:
-        was_cut_off = False
         try:
             if ticket.begin():
                 run = begin(ticket.cut, awake_cpu_s)
@@ -51,9 +50,14 @@ class Desk:
                     ticket.reach(describe(run))
                 ticket.finish(run.stopped_by)
                 run.end()
-                was_cut_off = run.was_cut_off
+                self._count(ticket, run.was_cut_off)
+            else:
+                self._count(ticket, False)
         except Exception as error:
             ticket.fail(error)
-        if not ticket.cancelled():
+
+    def _count(self, ticket: Ticket, was_cut_off: bool) -> None:
+        """Those that ended, with an answer or dropped; not what was cancelled or failed."""
+        if not ticket.cancelled() and self._closed_by is None:
             answer = ticket.best()
             self._tally.add(answer is not None and answer.deadline_met, was_cut_off)

@@ -15,16 +15,18 @@ log = logging.getLogger(__name__)
 
 
 class Failures(NamedTuple):
-    """Of the engine at one point. `reason`: the last one's."""
+    """Of the engine at one point. `reason`: the last one's; `samples`: the fewest that it failed with."""
 
     times: int
     reason: str
+    samples: int
 
 
 class Offers:
     """Made once for a session, used from any thread.
 
-    `failures`: by point, how often the engine failed there and its last error; a point is off the menus from its first.
+    `failures`: by point, how often the engine failed there and its last error; a point is off the menus of as many
+    samples, and more, from its first: what had no room for a hundred may well answer one.
 
     Args:
         fixed: requests go to one point always, so that is offered whatever it is worth.
@@ -40,11 +42,12 @@ class Offers:
     def without(self, point: OperatingPoint, error: BaseException, samples: int) -> Menus:
         """The menus from now on, as the engine failed at a point; the first time that is logged."""
         with self._failing:
-            known = self.failures.get(point)
-            times = known.times + 1 if known else 1
-            self.failures = {**self.failures, point: Failures(times, str(error))}  # readers see the one or the other
-            if known is None:
-                log.error("%s: %s fails at %s, which is off the menu: %s", self._name, self._engine.name, point, error)
+            known = self.failures.get(point, Failures(0, "", samples + 1))
+            now = Failures(known.times + 1, str(error), min(known.samples, samples))
+            self.failures = {**self.failures, point: now}  # readers see the one or the other
+            if samples < known.samples:
+                said = self._name, self._engine.name, point, samples, error
+                log.error("%s: %s fails at %s, which is off the menu from %d samples on: %s", *said)
                 self._renew()
         return self.menus(samples)
 
@@ -63,8 +66,9 @@ class Offers:
         self._loaded.add(step)
 
     def _renew(self) -> None:
-        self.menus = lru_cache(maxsize=64)(partial(self._make, frozenset(self.failures)))
+        self.menus = lru_cache(maxsize=64)(partial(self._make, self.failures))
 
-    def _make(self, failed: frozenset[OperatingPoint], samples: int) -> Menus:
+    def _make(self, failures: dict[OperatingPoint, Failures], samples: int) -> Menus:
+        failed = frozenset(point for point, of in failures.items() if of.samples <= samples)
         idle_ms = partial(self._profile.finish_ms, batch=samples)
         return make_menus(self._manifest, self._profile.levels, idle_ms, failed, self.fixed)

@@ -32,6 +32,12 @@ class Granted:
             log.info("former priority not restored: %s", error)
 
 
+def check_level(level: str) -> None:
+    """Raises ValueError unless it is one of `LEVELS`."""
+    if level not in LEVELS:
+        raise ValueError(f"priority {level!r} isn't known; there are {', '.join(LEVELS)}")
+
+
 def raise_priority(level: str = "high", system: Any = os) -> Granted:
     """Asks for more priority for the calling thread alone; what is refused is no error, `says` tells it.
 
@@ -47,8 +53,7 @@ def raise_priority(level: str = "high", system: Any = os) -> Granted:
     Raises:
         ValueError: no such level.
     """
-    if level not in LEVELS:
-        raise ValueError(f"priority {level!r} isn't known; there are {', '.join(LEVELS)}")
+    check_level(level)
     if level == "normal":
         return Granted("normal", "normal priority, as asked")
     if not hasattr(system, "SCHED_RESET_ON_FORK"):

@@ -100,8 +100,7 @@ class Run(Course):
 
     def end(self) -> None:
         """Calls the guard off, and tells the time model of the whole path, if it was one of several steps."""
-        if self._guard is not None:
-            self._guard.call_off()
+        super().end()
         last = self._cut_off or self._at
         if self._is_path and last is not None and self._steps + self.was_cut_off > 1:
             way = Step(0, last.depth, last.width, last.precision)

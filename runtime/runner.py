@@ -92,11 +92,10 @@ class Runner:
         self.sensors: Sensing = BLIND
         self.clocks = clocks
         self._learning = Lock()
-        self._running: set[int] = set()  # a set, as its additions and removals need no lock
-
-    def own_running(self) -> int:
-        """How many threads run a step just now, which are no load of others."""
-        return len(self._running) * self.engine.threads
+        running = self._running = set[int]()  # a set, as its additions and removals need no lock
+        threads = engine.threads
+        # how many threads run a step just now, which are no load of others; without the runner, which nobody is to keep
+        self.own_running: Callable[[], int] = lambda: len(running) * threads
 
     def begin(self, x: Samples, menu: Menu, at_s: float, awake_cpu_s: float | None = None) -> Stand:
         """Samples, (samples, …), at a menu since `at_s`."""
@@ -167,7 +166,7 @@ class Runner:
                 cut = protect()
                 if cut is not None and cut.asked:  # between two parts; not every engine would look
                     raise CutOff
-                logits, features = self.engine.run(part, stand.x, cut)
+                logits, features = self._run(part, stand.x, cut)
                 if features is not None:  # nothing goes on from the final exit
                     stand.x = features
                 exit = menu.after[part]
@@ -176,16 +175,21 @@ class Runner:
         except CutOff:
             self._tell(stand, step, cut_off=True)
             raise
-        except ClosedError:
-            raise
-        except Exception as error:
-            raise Failed(part.point, error) from error
         finally:
             self._running.discard(id(stand))
         evidence = exit.read(logits)
         self._tell(stand, step)
         stand.menu = menu
         return exit, evidence
+
+    def _run(self, step: Step, x: Samples, cut: Cut | None) -> tuple[FloatArray, Samples | None]:
+        """What the engine gives; that it can't is told from whatever else may go wrong."""
+        try:
+            return self.engine.run(step, x, cut)
+        except (CutOff, ClosedError):
+            raise
+        except Exception as error:
+            raise Failed(step.point, error) from error
 
     def tell_path(self, start: Stand, end: Stand, step: Step, cut_off: bool) -> None:
         """Tells the model of a whole path, as one step from where it started; `start` as it was at its decision."""

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Self
@@ -48,7 +49,7 @@ def load(
     profile: str | os.PathLike[str] | Profile = "auto",
     checks: bool = True,
     time_model: str | TimeModel = "profile",
-    sensors: bool | Sensing = True,
+    sensors: bool | Sensing | None = None,
     priority: str = "normal",
 ) -> "Session":
     """Opens a bundle and gets it ready to answer: `stretto.load("model.stretto").infer(image, budget_ms=8)`.
@@ -64,7 +65,8 @@ def load(
         checks: look for NaN and infinity in every input; dtype and shape are looked at in any case.
         time_model: how long steps take now: the name of a time model, or one of one's own; "profile" has them take as
             long as on the idle device, whatever happens.
-        sensors: watch the device's load; or who does, and is closed by whoever made it.
+        sensors: watch the device's load; or who does, and is closed by whoever made it. None: where the time model
+            looks at it.
         priority: "high" asks the system to run the thread of `submit` before others; the session's `priority` says
             what it granted.
 
@@ -79,7 +81,8 @@ def load(
         chosen = chosen_policy(policy, confidence, bundle)
         times = chosen_profile(profile, bundle, runner)
         model = chosen_model(time_model, times)
-        session = Session(bundle, runner, chosen, times, checks, model, sensors, priority)
+        watched = model.looks_at_load if sensors is None else sensors
+        session = Session(bundle, runner, chosen, times, checks, model, watched, priority)
     except BaseException:
         runner.close()
         raise
@@ -128,6 +131,8 @@ class Session:
         self._runner.sensors = sensors or BLIND
         if priority != "normal":
             worker.start(_STARTING_S)
+        # for whoever forgets to close it: idle threads would outlive it, and keep what they know of
+        weakref.finalize(self, _let_go, self._pid, [worker, self._watchdog, self._sensors]).atexit = False
 
     @property
     def stats(self) -> Stats:
@@ -274,9 +279,11 @@ class Session:
                 yield (answer := self._answer(request, run))
                 self._require_usable()
                 run.look_again()
+        except GeneratorExit:  # whoever asked has enough
+            pass
         finally:
             run.end()
-            self._tally.add(answer is not None and answer.deadline_met, run.was_cut_off)
+        self._tally.add(answer is not None and answer.deadline_met, run.was_cut_off)
 
     def _infer_batch(self, x: Samples, request: Request) -> list[Answer]:
         run = BatchRun(self._runner, self._offers, request, x, self._guard(request))
@@ -298,3 +305,11 @@ class Session:
 
     def _answer(self, request: Request, run: Run) -> Answer:
         return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by)
+
+
+def _let_go(pid: int, threads: list[Worker | Watchdog | Sensors | None]) -> None:
+    """Asks the threads of a session that is gone to end, without waiting for them; a fork has none of them."""
+    if os.getpid() == pid:
+        for thread in threads:
+            if thread is not None:
+                thread.close(0.0)

@@ -14,7 +14,7 @@ from .engines.cut import Cut
 Ring = Callable[[], float | None]  # told nothing; gives the moment to ring again, if any
 
 _IDLE_S = 60.0
-_CROWD = 256  # alarms, past which those that were called off are thrown out
+_CROWD = 256  # alarms, past which those that were called off are thrown out, each time that they have doubled
 _FIRST_LAG_S = 0.002  # measured: a graph ends 0.8 to 2.3 ms after its termination was asked for, in the median
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Watchdog:
         self.name, self._wall = name, wall
         self._changed = Condition()
         self._alarms: list[tuple[float, int, Alarm]] = []
-        self._order = count()
+        self._order, self._crowd = count(), _CROWD
         self._wakes_s = inf
         self._thread: Thread | None = None
         self._closed = False
@@ -54,13 +54,15 @@ class Watchdog:
         with self._changed:
             if self._closed:
                 return alarm
-            if len(self._alarms) >= _CROWD:
+            if len(self._alarms) >= self._crowd:
                 self._alarms = [entry for entry in self._alarms if entry[2].ring is not None]
                 heapq.heapify(self._alarms)
+                self._crowd = max(_CROWD, 2 * len(self._alarms))
             heapq.heappush(self._alarms, (moment_s, next(self._order), alarm))
             if self._thread is None:
-                self._thread = Thread(target=self._watch, name=self.name, daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._watch, name=self.name, daemon=True)
+                thread.start()
+                self._thread = thread
             elif moment_s < self._wakes_s:
                 self._changed.notify()
         return alarm

@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread, current_thread
 from time import thread_time
 
-from .priority import LEVELS, Granted, raise_priority
+from .priority import Granted, check_level, raise_priority
 
 Job = Callable[[float], object]  # told since when the thread runs without a sleep, in seconds of its own clock
 
@@ -23,8 +23,7 @@ class Worker:
     """
 
     def __init__(self, name: str, priority: str = "normal"):
-        if priority not in LEVELS:
-            raise ValueError(f"priority {priority!r} isn't known; there are {', '.join(LEVELS)}")
+        check_level(priority)
         self.name, self._priority = name, priority
         self.granted: Granted | None = None
         self._started = Event()
@@ -42,8 +41,9 @@ class Worker:
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
-                    self._thread = Thread(target=self._work, name=self.name, daemon=True)
-                    self._thread.start()
+                    thread = Thread(target=self._work, name=self.name, daemon=True)
+                    thread.start()
+                    self._thread = thread
         return self._started.wait(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> bool:

@@ -86,8 +86,9 @@ class Sensors:
             raise RuntimeError(f"these sensors belong to process {self._pid}, not to this fork of it; make new ones")
         if self._thread is not None:
             raise RuntimeError("these sensors were started before; make new ones")
-        self._thread = Thread(target=self._run, name="stretto-sensors", daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._run, name="stretto-sensors", daemon=True)
+        thread.start()
+        self._thread = thread
         return self
 
     def close(self, timeout_s: float = 2.0) -> bool:

@@ -16,6 +16,7 @@ class Diary:
     """A model that predicts the profile and notes what it was asked and told, in turn."""
 
     levels = (0.5, 0.99)
+    looks_at_load = False
 
     def __init__(self):
         self.turns = []

@@ -1,9 +1,11 @@
 """Tickets and deadlines of a session, with engines that are held until the test lets them go."""
 
 import asyncio
+import gc
 import math
 import os
 import threading
+import weakref
 from concurrent.futures import CancelledError
 from threading import Event, Thread
 
@@ -207,6 +209,60 @@ def test_closing_fails_the_tickets_that_are_not_done(held):
         with pytest.raises(ClosedError, match=r"the session of toy\.stretto is closed"):
             ticket.result(SOON_S)
     assert running.best().exits == (1,)
+
+
+def test_what_failed_is_not_counted_as_answered(held, opened, bundle):
+    class Breaks:
+        def next(self, situation):
+            if situation.evidence:
+                raise LookupError("a policy's own mistake")
+            return situation.steps[0]
+
+    session, engine = held(2)
+    session.submit(SAMPLE)
+    assert engine.entered.wait(SOON_S)
+    session.close()
+    assert session.stats.requests == 0
+    session = opened(Held(bundle, None), Breaks())
+    for ask in (session.infer, lambda x: list(session.refine(x)), lambda x: session.submit(x).result(SOON_S)):
+        with pytest.raises(LookupError, match="own mistake"):
+            ask(SAMPLE)
+    assert session.stats.requests == 0
+
+
+def test_refining_counts_once_its_caller_has_enough(opened, bundle):
+    session = opened(Held(bundle, None))
+    for _ in session.refine(SAMPLE):
+        break
+    gc.collect()
+    assert session.stats.requests == 1
+
+
+def test_session_that_nobody_closed_keeps_neither_engine_nor_threads(bundle):
+    before = set(threading.enumerate())
+    session = Session(bundle, Held(bundle, None), Deadline(), set_profile(bundle, 1e-3), sensors=True)
+    session.submit(SAMPLE, budget_ms=60_000).result(SOON_S)
+    engine, threads = weakref.ref(session._runner.engine), set(threading.enumerate()) - before
+    assert len(threads) == 3
+    del session
+    gc.collect()
+    for thread in threads:
+        thread.join(SOON_S)
+    assert engine() is None and not any(thread.is_alive() for thread in threads)
+
+
+def test_thread_that_cannot_start_is_an_error_of_the_request_and_the_next_one_starts_it(opened, bundle, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    session = opened(Held(bundle, None))
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", refuse)
+        for ask in (session.infer, session.submit):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                ask(SAMPLE, budget_ms=60_000)
+    assert session.stats.failures == {}
+    assert session.submit(SAMPLE, budget_ms=60_000).result(SOON_S).deadline_met
 
 
 def test_closing_ends_the_threads(held):

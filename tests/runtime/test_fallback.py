@@ -143,6 +143,50 @@ def test_batch_whose_first_step_fails_starts_at_another_width(toy, opened):
     assert {answer.point for answer in session.infer(toy.samples(3))} == {OperatingPoint(0.5, 3)}
 
 
+def test_batch_that_is_too_large_for_the_engine_takes_nothing_from_smaller_ones(toy, bundle):
+    class Small(Faulty):
+        def run(self, step, x, cut=None):
+            if len(x) > 4:
+                raise MemoryError("no room")
+            return super().run(step, x, cut)
+
+    engine = Small(make_engine("onnx", bundle), lambda step: False)
+    with Session(bundle, engine, Deadline(), set_profile(bundle, 1.0)) as session:
+        with pytest.raises(EngineError, match="no room"):
+            session.infer(toy.samples(6))
+        with pytest.raises(EngineError, match="no room"):
+            session.infer(toy.samples(5))
+        engine.runs.clear()
+        with pytest.raises(EngineError):
+            session.infer(toy.samples(7))
+        assert engine.runs == []  # what failed with fewer isn't tried with more
+        assert [answer.exits for answer in session.infer(toy.samples(4))] == [(1, 2, 3)] * 4
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_start_at_another_width_is_cut_off_at_the_deadline_as_an_answer_is_in_hand(toy, bundle, samples):
+    class TurnsBack:
+        """To the first exit, on at full width while that is offered, then from the start at half of it."""
+
+        def next(self, situation):
+            wanted = {0: [(1.0, 1)], 1: [(1.0, 2), (0.5, 1)]}.get(len(situation.evidence), [])
+            found = [step for point in wanted for step in situation.steps if step.point[:2] == point]
+            return found[0] if found else Stop.TARGET
+
+    may_end = []
+
+    class Watched(Faulty):
+        def run(self, step, x, cut=None):
+            if step.width < 1:
+                may_end.append(cut is not None)
+            return super().run(step, x, cut)
+
+    engine = Watched(make_engine("onnx", bundle), leads_to((1.0, 2)))
+    with Session(bundle, engine, TurnsBack(), set_profile(bundle, 1.0)) as session:
+        session.infer(toy.samples(samples) if samples > 1 else toy.samples(1)[0], budget_ms=60_000)
+    assert may_end == [True]
+
+
 def test_refine_and_submit_go_on_by_another_point(toy, opened):
     session, _ = opened(leads_to((1.0, 2)))
     x = toy.samples(1)[0]

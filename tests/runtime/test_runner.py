@@ -29,6 +29,7 @@ class Noting:
     """A time model that takes everything for `factor` times as long, and keeps what it hears."""
 
     levels = LEVELS
+    looks_at_load = False
 
     def __init__(self, factor=1.0):
         self.factor, self.asked, self.told = factor, [], []
