@@ -29,7 +29,6 @@ from .contention_contestants import (
     enter_switched,
     full_point,
     granted_priority,
-    idle_ms,
     points_of,
     smallest_point,
 )
@@ -150,15 +149,15 @@ def describe(
         "splits": asked.splits,
         "runtime": asdict(runtime),
         "priority": granted_priority(),
-        "points": {name: point._asdict() | {"p99_ms": idle_ms(profile, point)} for name, point in points.items()},
+        "points": {name: point._asdict() | {"p99_ms": profile.whole_way_ms(point)} for name, point in points.items()},
         "deadlines_ms": deadlines_of(bundle, profile),
     }
 
 
 def deadlines_of(bundle: Bundle, profile: Profile) -> list[float]:
     """(deadlines,) milliseconds, evenly spaced in the logarithm."""
-    slowest_ms = max(idle_ms(profile, point) for point in points_of(bundle))
-    fastest_ms = idle_ms(profile, smallest_point(bundle, profile))
+    slowest_ms = max(profile.whole_way_ms(point) for point in points_of(bundle))
+    fastest_ms = profile.whole_way_ms(smallest_point(bundle, profile))
     return [float(each) for each in np.geomspace(LOWEST * fastest_ms, HIGHEST * slowest_ms, DEADLINES)]
 
 

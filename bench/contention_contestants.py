@@ -56,19 +56,14 @@ def _same_way(one: Step, other: Step) -> bool:
     return one._replace(depth=other.depth) == other
 
 
-def idle_ms(profile: Profile, point: OperatingPoint, level: float = 0.99) -> float:
-    """The whole way to a point."""
-    return profile.finish_ms(point.whole_way)[profile.levels.index(level)]
-
-
 def points_of(bundle: Bundle) -> list[OperatingPoint]:
     """All of the bundle's."""
-    return [OperatingPoint(record.width, record.depth, record.precision) for record in bundle.manifest.points]
+    return [record.point for record in bundle.manifest.points]
 
 
 def smallest_point(bundle: Bundle, profile: Profile) -> OperatingPoint:
     """The fastest point of all, so the hardest to be as punctual as."""
-    return min(points_of(bundle), key=lambda point: idle_ms(profile, point, 0.5))
+    return min(points_of(bundle), key=lambda point: profile.whole_way_ms(point, 0.5))
 
 
 def full_point(bundle: Bundle) -> OperatingPoint:

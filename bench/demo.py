@@ -85,7 +85,7 @@ def _result(session: Session, idle: Sweep, busy: Sweep) -> dict[str, Any]:
 
 def _point(session: Session, point: OperatingPoint) -> dict[str, Any]:
     record = session.bundle.point(point.width, point.depth, point.precision)
-    p50 = session.profile.finish_ms(point.whole_way)[session.profile.levels.index(0.5)]
+    p50 = session.profile.whole_way_ms(point, 0.5)
     return {"width": point.width, "depth": point.depth, "accuracy": record.accuracy, "macs": record.macs, "p50_ms": p50}
 
 

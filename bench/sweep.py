@@ -28,7 +28,7 @@ class BudgetResult:
 
 def budgets_of(session: Session, count: int = 7, low: float = 1.3, high: float = 2.0) -> list[float]:
     """Budgets from `low` × the fastest point's p99 to `high` × the slowest's, evenly spaced in the logarithm."""
-    p99 = [session.profile.finish_ms(point.whole_way)[session.profile.levels.index(0.99)] for point in session.points]
+    p99 = [session.profile.whole_way_ms(point) for point in session.points]
     return [float(b) for b in np.geomspace(low * min(p99), high * max(p99), count)]
 
 

@@ -95,7 +95,7 @@ def measure_points(jobs: Sequence[Job], data: str, rounds: int, tell: Tell) -> l
 
 
 def _points(bundle: Bundle) -> list[OperatingPoint]:
-    return [OperatingPoint(record.width, record.depth, record.precision) for record in bundle.manifest.points]
+    return [record.point for record in bundle.manifest.points]
 
 
 def _measured(

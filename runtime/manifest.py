@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policies.situation import OperatingPoint
 from .errors import InputError
 
 FORMAT = 1
@@ -71,6 +72,11 @@ class PointRecord:
     macs: int
     params: int
     temperature: float = 1.0
+
+    @property
+    def point(self) -> OperatingPoint:
+        """Which it is."""
+        return OperatingPoint(self.width, self.depth, self.precision)
 
 
 @dataclass(frozen=True, slots=True)

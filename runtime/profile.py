@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..policies.situation import Step
+from ..policies.situation import OperatingPoint, Step
 from .bundle import Bundle
 from .menu import all_steps
 
@@ -76,6 +76,16 @@ class Profile:
             per_sample = np.maximum(known[-1] - known[-2], 0) / (sizes[-1] - sizes[-2])
         beyond = known[-1] + per_sample * (batch - sizes[-1])
         return tuple(np.maximum.accumulate(beyond).tolist())
+
+    def whole_way_ms(self, point: OperatingPoint, level: float = 0.99) -> float:
+        """Milliseconds from the input to a point's exit in one step, at one of the profile's levels.
+
+        Raises:
+            ValueError: the profile has no such level.
+        """
+        if level not in self.levels:
+            raise ValueError(f"profile has no times at level {level:g}; it has {', '.join(map(str, self.levels))}")
+        return self.finish_ms(point.whole_way)[self.levels.index(level)]
 
     def check(self, bundle: Bundle) -> None:
         """Raises ValueError unless this is a profile of `bundle` and has times of all its steps."""

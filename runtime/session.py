@@ -111,9 +111,7 @@ class Session:
     ):
         profile.check(bundle)
         self.bundle, self.profile = bundle, profile
-        self.points = tuple(
-            OperatingPoint(record.width, record.depth, record.precision) for record in bundle.manifest.points
-        )
+        self.points = tuple(record.point for record in bundle.manifest.points)
         self._checks, self._clocks = checks, clocks
         self._pid, self._closed = os.getpid(), False
         self._runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)

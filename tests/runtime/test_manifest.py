@@ -1,15 +1,20 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from stretto.policies.situation import OperatingPoint
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.errors import BundleError, InputError
-from stretto.runtime.manifest import Binding, InputSpec, Manifest
+from stretto.runtime.manifest import Binding, InputSpec, Manifest, PointRecord
 
 from .forged import pack, toy
 
 
 def test_manifest_survives_json():
     assert Manifest.from_json(toy().manifest.to_json()) == toy().manifest
+
+
+def test_point_of_a_record_is_where_it_answers():
+    assert PointRecord(0.5, 2, "int8", 0.9, 100, 10).point == OperatingPoint(0.5, 2, "int8")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stretto.policies.situation import Step
+from stretto.policies.situation import OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.menu import all_steps
 from stretto.runtime.profile import Profile, cached_profile, device_key, profile_path
@@ -61,6 +61,16 @@ def test_one_batch_size_is_taken_in_proportion_above_and_as_it_is_below():
     profile = profile_of([plain(4.0, 8.0)], batches=(4,))
     assert profile.finish_ms(STEP, 6) == pytest.approx((6.0, 12.0))
     assert profile.finish_ms(STEP, 2) == (4.0, 8.0)
+
+
+def test_whole_way_to_a_point_is_one_step_from_the_input_at_the_level_asked_for():
+    profile = profile_of([plain(4.0, 8.0)])
+    assert (profile.whole_way_ms(STEP.point), profile.whole_way_ms(OperatingPoint(1.0, 1), 0.5)) == (8.0, 4.0)
+
+
+def test_level_that_the_profile_lacks_is_refused_with_those_it_has():
+    with pytest.raises(ValueError, match=r"no times at level 0.9; it has 0.5, 0.99"):
+        profile_of([plain(4.0, 8.0)]).whole_way_ms(STEP.point, 0.9)
 
 
 quantiles = st.lists(st.floats(0.01, 100), min_size=2, max_size=2).map(sorted).map(tuple)
