@@ -53,7 +53,7 @@ def export(
         input: what the network takes, and how pixels become that.
         classes: names in the order of the logits; numbers where not given.
         calibration: (x, y) batches, neither trained on nor held out, that give each exit's temperature and int8's
-            ranges, and are gone through several times; without them temperatures stay 1.
+            ranges, for which they are gone through several times; without them temperatures stay 1.
         weights: "float32", or "float16" to halve the file; accuracies are those of what is stored.
         precisions: of `PRECISIONS`, "fp32" among them; "int8" needs `calibration`, "bf16" the engine "openvino" on a
             processor that has it, as its accuracy is measured on what runs it.
@@ -61,7 +61,8 @@ def export(
         progress: told what is being done, how much of it is done, and how much there is.
 
     Raises:
-        ValueError: `input`, `classes` or the data don't fit the network, or the folder of `path` isn't there.
+        ValueError: `input`, `classes` or the data don't fit the network, the data can be gone through only once and
+            are needed again, `reduce_range` without int8, or the folder of `path` isn't there.
         ExportError: a part has no ONNX form, or the compiled graphs don't answer what the torch network answers.
     """
     tell = progress or (lambda what, done, total: None)
@@ -69,13 +70,17 @@ def export(
     net.eval()
     try:
         names = _checked_names(net, path, input, classes)
-        _check_precisions(precisions, calibration)
+        _check_precisions(precisions, calibration, reduce_range)
+        engines = len({PRECISIONS[precision] for precision in precisions})
+        _check_readings("held_out", held_out, engines)
+        _check_readings("calibration", calibration, engines + ("int8" in precisions) * len(net.widths))
         parts = build_parts(net, input.shape, weights, tell)
+        manifest = _manifest(net, parts, precisions, input, names, network, provenance or {})
+        _check_engines(Bundle(path, manifest, "", parts.graphs, parts.weights))
         if "int8" in precisions and calibration is not None:
             parts = _quantized(parts, calibration, LARGEST_REDUCED if reduce_range else LARGEST, tell)
-        manifest = _manifest(net, parts, precisions, input, names, network, provenance or {})
+            manifest = replace(manifest, fragments=parts.fragments)
         draft = Bundle(path, manifest, "", parts.graphs, parts.weights)
-        _check_engines(draft)
         _compare(net, draft.only(["fp32"]), TOLERANCE[weights])
         manifest = replace(manifest, points=_measured(draft, held_out, calibration, tell))
     finally:
@@ -160,12 +165,25 @@ def _checked_names(net: Supernet, path: Path, input: InputSpec, classes: Sequenc
     return tuple(classes or map(str, range(count)))
 
 
-def _check_precisions(precisions: Sequence[str], calibration: Loader | None) -> None:
+def _check_precisions(precisions: Sequence[str], calibration: Loader | None, reduce_range: bool) -> None:
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown or "fp32" not in precisions or len(set(precisions)) < len(precisions):
         raise ValueError(f"precisions are {tuple(precisions)}; give fp32, and any others of {', '.join(PRECISIONS)}")
     if "int8" in precisions and calibration is None:
         raise ValueError("int8 needs calibration data, which gives the ranges of activations; pass calibration")
+    if reduce_range and "int8" not in precisions:
+        raise ValueError(
+            f"reduce_range is of int8's weights, precisions are {tuple(precisions)}; add int8, or leave it"
+        )
+
+
+def _check_readings(name: str, loader: Loader | None, times: int) -> None:
+    """What is read so many times can be: an iterator would be empty from the second time on."""
+    if times > 1 and isinstance(loader, Iterator):
+        raise ValueError(
+            f"{name} is a {type(loader).__name__}, which can be gone through once, and is needed {times} times; give a "
+            "DataLoader or a list of batches"
+        )
 
 
 def _check_engines(draft: Bundle) -> None:
@@ -256,9 +274,8 @@ def _measured(draft: Bundle, held_out: Loader, calibration: Loader | None, tell:
         temperatures = {point: fit_temperature(z, theirs) for point, z in aside.items()}
     records = []
     for record in draft.manifest.points:
-        point = OperatingPoint(record.width, record.depth, record.precision)
-        right = accuracy(logits[point], labels)
-        records.append(replace(record, accuracy=right, temperature=temperatures[point]))
+        right = accuracy(logits[record.point], labels)
+        records.append(replace(record, accuracy=right, temperature=temperatures[record.point]))
     return tuple(records)
 
 

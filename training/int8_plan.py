@@ -13,6 +13,7 @@ JOINS = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"}
 MOVES = {"MaxPool", "Reshape", "Flatten", "Transpose", "Slice", "Squeeze", "Unsqueeze"}
 # part of what is before them: they only clip, which the range of the integers behind them does as well
 CLIPS = {"Relu", "Clip"}
+SIZES = {"Shape", "Size"}  # give integers, which what comes of them may be as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Plan:
         for node in self.nodes:
             for name in node.input:
                 self._readers[name].append(node)
+        self._settled = self._known_beforehand()
         found = [layer for node in self.nodes if (layer := self._layer(node))]
         self.layers = {layer.weight: layer for layer in found}
         self.ranged = self._ranged()
@@ -60,10 +62,12 @@ class Plan:
         return name if name.startswith(f"{self.prefix}.") else f"{self.prefix}.{name}"
 
     def _layer(self, node: Any) -> Layer | None:
-        """The node as a layer, unless it isn't one, gives the scores, or shares its weight with another."""
+        """The node as a layer, unless it isn't one of activations, gives the scores, or shares its weight."""
         weight = node.input[1] if node.op_type in LAYERS else ""
         binding = self.fragment.bindings.get(weight)
         if binding is None or self._gives_scores(node) or len(self._readers[weight]) > 1:
+            return None
+        if node.input[0] in self._settled:  # has no range
             return None
         dims = tuple(self.constants[weight].dims)
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
@@ -73,15 +77,24 @@ class Plan:
         fits = binding.scale is None or binding.scale_axis == layer.shared_axis
         return layer if fits and len(dims) > 1 else None
 
+    def _known_beforehand(self) -> set[str]:
+        """Tensors that aren't activations: constants, sizes, and what is computed of nothing else; ONNX sorts nodes."""
+        known = {"", *self.constants}
+        for node in self.nodes:
+            if node.op_type in SIZES or known.issuperset(node.input):
+                known.update(node.output)
+        return known
+
     def _ranged(self) -> dict[str, str]:
         """Inputs and outputs of layers and joins; through what only moves numbers, all have one range."""
         chosen: set[str] = set()
         for node in self.nodes:
-            taken = [name for name in node.input if name and name not in self.constants]
+            taken = [name for name in node.input if name not in self._settled]
             joins = node.op_type in JOINS and len(taken) == len(node.input) and not self._gives_scores(node)
             if joins or not self.layers.keys().isdisjoint(node.input):
                 chosen |= {*taken, self._clipped(node.output[0])}
-        moves = [node for node in self.nodes if node.op_type in MOVES and not self._gives_scores(node)]
+        moving = [node for node in self.nodes if node.op_type in MOVES and not self._gives_scores(node)]
+        moves = [node for node in moving if node.input[0] not in self._settled]
         for node in reversed(moves):
             chosen |= {node.input[0]} if node.output[0] in chosen else set()
         ranged = {name: name for name in chosen}

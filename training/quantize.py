@@ -11,6 +11,7 @@ CVPR 2018; what is fused: https://onnxruntime.ai/docs/performance/model-optimiza
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .onnx_graph import Parts, external
 from .ranges import Range, activation_ranges
 
 INT8 = "int8"
+Integers = tuple[NDArray[np.int8], NDArray[np.float32]]  # of a weight, and the scale of each channel
 # The largest weight. Processors without VNNI add pairs of products in 16 bits, where 2 · 255 · 127 doesn't fit. There
 # engines use slower instructions, unless no weight is above 64: 2 · 255 · 64 = 32640 does fit.
 LARGEST, LARGEST_REDUCED = 127, 64
@@ -35,7 +37,7 @@ def with_int8(
 
     Args:
         batches: gives calibration data, (n, *input) each, once for every width.
-        largest: absolute value of the largest weight.
+        largest: absolute value of the largest weight, at most 127.
         tell: how many widths are done, and of how many.
     """
     plans = [Plan(fragment, parts.graphs[fragment.member]) for fragment in parts.fragments]
@@ -46,22 +48,27 @@ def with_int8(
         ranges[width] = activation_ranges(parts, path, batches())
         tell(done, len(widths))
     ranges[None] = ranges[widths[-1]]  # the stem's don't depend on the width
-    made = [quantize(plan, parts.weights, ranges[plan.fragment.width], largest) for plan in plans]
+
+    @cache
+    def integers(tensor: str, axis: int) -> Integers:
+        return int8_weight(parts.weights[tensor], axis, largest)
+
+    made = [quantize(plan, parts.weights, ranges[plan.fragment.width], integers) for plan in plans]
     weights = parts.weights | {name: array for _, _, arrays in made for name, array in arrays.items()}
     graphs = parts.graphs | {fragment.member: graph for fragment, graph, _ in made}
     return replace(parts, fragments=(*parts.fragments, *(one for one, _, _ in made)), graphs=graphs, weights=weights)
 
 
 def quantize(
-    plan: Plan, weights: Arrays, ranges: Mapping[str, Range], largest: int = LARGEST
+    plan: Plan, weights: Arrays, ranges: Mapping[str, Range], integers: Callable[[str, int], Integers]
 ) -> tuple[Fragment, bytes, Arrays]:
     """The int8 form of a plan's fragment, its graph, and the arrays that its bindings name beside `weights`.
 
     Args:
         ranges: of every tensor in `plan.ranged`.
-        largest: absolute value of the largest weight, at most 127.
+        integers: gives those of a tensor by its name, and the axis that has the scales.
     """
-    writer = _Writer(plan, weights, {name: uint8_scale(*ranges[of]) for name, of in plan.ranged.items()}, largest)
+    writer = _Writer(plan, weights, {name: uint8_scale(*ranges[of]) for name, of in plan.ranged.items()}, integers)
     return writer.fragment(), writer.graph(), writer.arrays
 
 
@@ -72,7 +79,7 @@ def uint8_scale(low: float, high: float) -> tuple[float, int]:
     return scale, round(-low / scale)
 
 
-def int8_weight(weight: NDArray[Any], axis: int, largest: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def int8_weight(weight: NDArray[Any], axis: int, largest: int) -> Integers:
     """A weight as integers from -largest to largest, and the scale of each channel along `axis`.
 
     `integers · scale` is the weight to half a scale; a channel of zeros has scale 1.
@@ -88,8 +95,14 @@ def int8_weight(weight: NDArray[Any], axis: int, largest: int) -> tuple[NDArray[
 class _Writer:
     """Writes one fragment. `scales`: scale and zero point of the activations that become uint8."""
 
-    def __init__(self, plan: Plan, weights: Arrays, scales: Mapping[str, tuple[float, int]], largest: int) -> None:
-        self._plan, self._weights, self._scales, self._largest = plan, weights, scales, largest
+    def __init__(
+        self,
+        plan: Plan,
+        weights: Arrays,
+        scales: Mapping[str, tuple[float, int]],
+        integers: Callable[[str, int], Integers],
+    ) -> None:
+        self._plan, self._weights, self._scales, self._integers = plan, weights, scales, integers
         self._bindings, self._constants = dict(plan.fragment.bindings), dict(plan.constants)
         self.arrays: Arrays = {}
         self._nodes = [self._weight(layer) for layer in plan.layers.values()]
@@ -119,7 +132,7 @@ class _Writer:
         name, binding, axis = layer.weight, layer.binding, layer.shared_axis
         integers = f"{binding.tensor}.int8.{axis}"  # tied layers may have their output channels on different axes
         scales = f"{integers}.scale"
-        self.arrays[integers], self.arrays[scales] = int8_weight(self._weights[binding.tensor], axis, self._largest)
+        self.arrays[integers], self.arrays[scales] = self._integers(binding.tensor, axis)
         cut = Binding(scales, (binding.slices[axis],))
         sign, factor = self._sign_and_factor(layer, cut.array(self.arrays))
         self._bindings[f"{name}.int8"] = Binding(integers, binding.slices, binding.perm, sign, axis)

@@ -228,6 +228,44 @@ def test_norms_of_any_sign_or_no_size_are_answered_as_in_fp32(tmp_path, weights)
         assert case.error(Step(0, net.depths, width)) < 0.05
 
 
+class Attentive(nn.Module):
+    """Attention, whose reshaping reads sizes and joins them, and a layer whose input is a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(4, 16, 3, padding=1)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.place, self.placed = nn.Parameter(torch.rand(8, 16)), nn.Linear(16, 16)
+        self.hidden, self.head = nn.Linear(16, 32), nn.Linear(32, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x)).transpose(1, 2) + self.placed(self.place)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.head(torch.relu(self.hidden(x.mean(1))))
+
+
+def test_sizes_and_constants_are_no_activations(tmp_path):
+    torch.manual_seed(0)
+    net = settled(Attentive(), (4, 8), exits=1, widths=(0.5, 1.0))
+    case = exported(net, torch.randn(32, 4, 8), tmp_path / "a.stretto")
+    plans, _ = taken_apart(case.bundle, 1.0)
+    for width in net.widths:
+        assert case.error(Step(0, net.depths, width)) < 0.12
+    sizes = {name for plan in plans for node in plan.nodes if node.op_type == "Shape" for name in node.output}
+    assert sizes and not any(sizes & plan.ranged.keys() for plan in plans)
+
+
+def test_a_tensor_becomes_integers_once_for_all_widths(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "stretto.training.quantize.int8_weight",
+        lambda weight, *how: asked.append(id(weight)) or int8_weight(weight, *how),
+    )
+    net = settled(model("lenet300"), (1, 8, 8), exits=2, widths=(0.5, 1.0))
+    exported(net, torch.randn(32, 1, 8, 8), tmp_path / "a.stretto")
+    assert asked and len(asked) == len(set(asked))
+
+
 def test_range_leaves_out_what_a_rare_sample_has(cases):
     case = cases("lenet300")
     rare = np.concatenate([np.tile(case.x, (4, 1, 1, 1)), 1000 * case.x[:1]])
@@ -262,12 +300,47 @@ def taken_apart(bundle: Bundle, width: float):
         ({"precisions": ("fp32", "int4")}, "precisions are .*int4.*; give fp32, and any others of fp32, int8, bf16"),
         ({"precisions": ("fp32", "fp32")}, "precisions are"),
         ({"precisions": ("fp32", "int8")}, "int8 needs calibration data"),
+        (
+            {"reduce_range": True},
+            r"reduce_range is of int8's weights, precisions are \('fp32',\); add int8, or leave it",
+        ),
+        (
+            {"precisions": ("fp32", "int8"), "calibration": iter([])},
+            "calibration is a list_iterator, which can be gone through once, and is needed 2 times; give a DataLoader",
+        ),
+        (
+            {"precisions": ("fp32", "bf16"), "calibration": (_ for _ in ())},
+            "calibration is a generator, which can be gone through once, and is needed 2 times",
+        ),
     ],
 )
 def test_precisions_that_cannot_be_exported_are_refused(tmp_path, how, message):
     net = make_supernet(plain(0.1, 16), torch.zeros(1, 1, 6, 6), widths=(1.0,), exits=1)
     with pytest.raises(ValueError, match=message):
         export(net, [], tmp_path / "a.stretto", input=InputSpec((1, 6, 6)), **how)
+
+
+def test_held_out_data_for_two_engines_can_be_read_twice(tmp_path):
+    net = make_supernet(plain(0.1, 16), torch.zeros(1, 1, 6, 6), widths=(1.0,), exits=1)
+    how = {"input": InputSpec((1, 6, 6)), "precisions": ("fp32", "bf16")}
+    with pytest.raises(ValueError, match="held_out is a list_iterator, which can be gone through once"):
+        export(net, iter([]), tmp_path / "a.stretto", **how)
+
+
+def test_data_that_is_read_once_may_be_an_iterator(tmp_path):
+    net = make_supernet(plain(0.1, 16), torch.zeros(1, 1, 6, 6), widths=(1.0,), exits=1)
+    batch = (torch.randn(4, 1, 6, 6), torch.zeros(4))
+    path = tmp_path / "a.stretto"
+    export(net, iter([batch]), path, input=InputSpec((1, 6, 6)), calibration=iter([batch]))
+    assert path.exists()
+
+
+def test_a_machine_that_cannot_measure_int8_says_so_before_the_ranges_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(OnnxEngine, "runs", lambda self, precision: precision == "fp32")
+    monkeypatch.setattr("stretto.training.export.with_int8", lambda *_: pytest.fail("int8 was made"))
+    net = make_supernet(plain(0.1, 16), torch.zeros(1, 1, 6, 6), widths=(1.0,), exits=1)
+    with pytest.raises(ValueError, match="int8 can't be measured: engine 'onnx' doesn't run it on this processor"):
+        exported(net, torch.randn(8, 1, 6, 6), tmp_path / "a.stretto")
 
 
 def test_bf16_points_have_the_accuracy_that_openvino_gives(tmp_path):
