@@ -102,7 +102,7 @@ def build_apart(folder: Path) -> list[Files]:
     found = [files_of(subject.name, folder) for subject in SUBJECTS]
     if not all(path.exists() for files in found for path in (files.bundle, files.plain, files.with_heads)):
         ended = subprocess.run(
-            [sys.executable, "-W", "ignore::FutureWarning", "-m", __name__, str(folder)],
+            [sys.executable, "-P", "-W", "ignore::FutureWarning", "-m", __name__, str(folder)],
             stdout=subprocess.DEVNULL,
             check=False,
         )

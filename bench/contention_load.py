@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+from ..runtime.errors import StrettoError
+
 START_S = 120.0  # to import NumPy, on a machine that is busy already
 END_S = 10.0
 SEEN_S = 0.5  # until the scheduler and its averages have seen a new process
@@ -25,8 +27,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Switch = Callable[[bool], None]
 
 
-class LoadError(RuntimeError):
-    """A process that was to make load didn't begin."""
+class LoadError(StrettoError, RuntimeError):
+    """A process that makes load didn't begin, or ended."""
 
 
 class LoadProcess:
@@ -36,7 +38,7 @@ class LoadProcess:
         if kind not in WORK:
             raise ValueError(f"load {kind!r} isn't known; there are {', '.join(WORK)}")
         environment = os.environ | dict.fromkeys(THREADS, "1")
-        command = [sys.executable, "-m", __name__, kind]
+        command = [sys.executable, "-P", "-m", __name__, kind]  # -P: no folder of that name here hides the package
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
         )

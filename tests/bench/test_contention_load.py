@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -56,6 +57,33 @@ def _refuses(worker: LoadProcess) -> bool:
     except LoadError as error:
         return "ended" in str(error)
     return False
+
+
+def test_what_lies_in_the_folder_hides_nothing_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stretto").mkdir()
+    (tmp_path / "stretto" / "__init__.py").write_text("raise ImportError('not the one installed')")
+    monkeypatch.chdir(tmp_path)
+    made = LoadProcess("compute")
+    try:
+        made.wait_ready()
+    finally:
+        made.end()
+
+
+def test_command_line_shows_a_load_that_ended_as_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stretto import cli
+
+    def fails() -> None:
+        raise LoadError("a process that makes load ended")
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err.strip() == "stretto: a process that makes load ended"
 
 
 def test_unknown_load_names_those_there_are() -> None:

@@ -1,10 +1,12 @@
 import json
+import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from stretto.bench import fresh
+from stretto.bench import bundles, fresh
 from stretto.bench.bundles import Files, Subject, build, full_graph_session
 from stretto.bench.pools import SETTINGS, SetEngine
 from stretto.bench.session import QUICK, run
@@ -125,3 +127,19 @@ def test_built_network_answers_as_its_plain_graph_and_accuracy_rises_with_macs(t
     points = sorted(bundle.manifest.points, key=lambda point: point.macs)
     assert points == sorted(points, key=lambda point: point.accuracy)
     assert len({point.accuracy for point in points}) == 4
+
+
+def test_what_lies_in_the_folder_hides_nothing_installed_from_the_process_that_builds(tmp_path, monkeypatch):
+    (tmp_path / "stretto").mkdir()
+    (tmp_path / "stretto" / "__init__.py").write_text("raise ImportError('not the one installed')")
+    commands, run_really = [], subprocess.run
+
+    def run_nothing(command, **options):
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(bundles.subprocess, "run", run_nothing)
+    bundles.build_apart(tmp_path / "out")
+    (command,) = commands
+    importing = [*command[: command.index("-m")], "-c", "import stretto"]
+    assert run_really(importing, cwd=tmp_path, timeout=60, check=False).returncode == 0
