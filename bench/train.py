@@ -95,9 +95,11 @@ def copy_model(jobs: list[Job], path: Path) -> None:
     """Copies the supernet's bundle to where it is committed.
 
     Raises:
-        JobError: it is too large for that.
+        JobError: it is too large for that, or not of a finished job.
     """
-    bundle = next(job.bundle for job in jobs if job.name == SUPERNET)
+    supernet = next(job for job in jobs if job.name == SUPERNET)
+    supernet.finished()
+    bundle = supernet.bundle
     size = bundle.stat().st_size
     if size > MODEL_BYTES_MAX:
         raise JobError(

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 
 import torch
@@ -11,10 +10,10 @@ from ..training.augment import Batches
 from ..training.autotune import keep_freed_memory
 from ..training.data import Data, load_data
 from ..training.fit import train_step
-from ..training.optimizers import make_optimizer
 from ..training.task import begin, training_batches
 from .report import FloatArray, interleaved
 from .train_jobs import Job
+from .train_step import optimizer_for, torch_threads
 
 Tell = Callable[[str, int, int], None]
 STEPS = 30
@@ -31,7 +30,7 @@ def measure_steps(
     keep_freed_memory()
     task = jobs[0].task
     images = load_data(data, size=task.size, calibration=task.holdout)
-    with _threads(jobs[0].threads):
+    with torch_threads(jobs[0].threads):
         tasks = {job.name: _step(job, images) for job in jobs}
         times = interleaved(tasks, steps, tell=lambda done, total: tell("timing training steps", done, total))
     return {name: taken[:, 0] for name, taken in times.items()}
@@ -42,8 +41,7 @@ def _step(job: Job, images: Data) -> Callable[[], object]:
     options, layout = job.options, torch.channels_last if job.options.channels_last else torch.contiguous_format
     net.train().to(memory_format=layout)  # type: ignore[call-overload]
     loader = _endless(training_batches(job.task, images, about["data"], options.seed))
-    optimizer = make_optimizer(options.optimizer, net, options.lr, options.momentum, options.weight_decay)
-    rng = random.Random(0)
+    optimizer, rng = optimizer_for(net, options), random.Random(0)
 
     def step() -> None:
         x, y = next(loader)
@@ -56,13 +54,3 @@ def _endless(loader: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for epoch in count():
         loader.set_epoch(epoch)
         yield from loader
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

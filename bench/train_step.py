@@ -8,7 +8,8 @@ choose here, in a process that keeps its freed memory as `stretto train` does.
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,8 @@ class Separate(nn.Module):
 def run(json_path: Path | None = None, setting: Setting | None = None) -> list[Row]:
     """Measure, print a table, and write it to `json_path`."""
     setting = setting or Setting()
-    before = torch.get_num_threads()
-    torch.set_num_threads(setting.threads)
-    try:
+    with torch_threads(setting.threads):
         rows, fast = measure(setting)
-    finally:
-        torch.set_num_threads(before)
     print_rows(Console(), rows, "Training steps")
     if json_path is not None:
         report = {"batch": setting.batch, "threads": setting.threads, "bf16 and channels-last": fast}
@@ -117,7 +114,7 @@ def joint_step(
     net: Supernet, x: torch.Tensor, y: torch.Tensor, options: FitOptions, bf16: bool
 ) -> Callable[[], object]:
     """`fit`'s step on one supernet."""
-    optimizer, rng = _optimizer(net, options), random.Random(0)
+    optimizer, rng = optimizer_for(net, options), random.Random(0)
     return lambda: train_step(net, optimizer, x, y, options, rng, bf16)
 
 
@@ -125,7 +122,7 @@ def separate_step(
     nets: list[Separate], x: torch.Tensor, y: torch.Tensor, options: FitOptions, bf16: bool
 ) -> Callable[[], object]:
     """A step of each of these networks, with nothing in it that theirs alone wouldn't need."""
-    optimizers = [_optimizer(net, options) for net in nets]
+    optimizers = [optimizer_for(net, options) for net in nets]
 
     def step() -> None:
         for net, optimizer in zip(nets, optimizers, strict=True):
@@ -141,7 +138,19 @@ def separate_step(
     return step
 
 
-def _optimizer(net: nn.Module, options: FitOptions) -> torch.optim.Optimizer:
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """So many threads for torch, as long as this lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def optimizer_for(net: nn.Module, options: FitOptions) -> torch.optim.Optimizer:
+    """As `fit` makes it, but for the schedule."""
     return make_optimizer(options.optimizer, net, options.lr, options.momentum, options.weight_decay)
 
 

@@ -1,6 +1,6 @@
 """How long will it take now? Told of every step that ran, asked when a request would reach its exits."""
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from .load import Load
 from .situation import FloatArray, Step
@@ -42,7 +42,7 @@ class TimeModel(Protocol):
     """
 
     levels: tuple[float, ...]
-    looks_at_load: bool
+    looks_at_load: ClassVar[bool]
 
     def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load) -> FloatArray:
         """(steps, levels) when each step's exit would be reached, from now.

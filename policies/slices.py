@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class SliceModel:
     """
 
     levels = LEVELS
-    looks_at_load = True
+    looks_at_load: ClassVar[bool] = True
 
     def __init__(self, median: int = 0):
         self._median = median

@@ -43,7 +43,9 @@ Widths = Annotated[str, typer.Option(help="width multipliers, 1.0 among them")]
 Point = Annotated[
     str | None, typer.Option(metavar="WIDTH,DEPTH[,PRECISION]", help="always answer at this operating point")
 ]
-PolicyName = Annotated[str | None, typer.Option(help="deadline, the default, or fixed, which needs --point")]
+PolicyName = Annotated[
+    str | None, typer.Option(help="deadline, the default, alert, conformal, or fixed, which needs --point")
+]
 Confidence = Annotated[float | None, typer.Option(help="stop at an exit that is this sure, in (0, 1]")]
 Head = Annotated[str, typer.Option(help="classifier of the early exits: linear or conv")]
 Exits = Annotated[str, typer.Option(help="how many, or shares of the MACs, or names of layers (see stretto trace)")]
@@ -200,12 +202,14 @@ def run(
     point: Point = None,
     confidence: Confidence = None,
     threads: Threads = 1,
+    engine: EngineName = "onnx",
     json: Json = None,
 ) -> None:
     """One answer."""
     from .runtime.session import load
 
-    with load(bundle, threads=threads, policy=_policy(policy, point), confidence=confidence) as session:
+    chosen = _policy(policy, point)
+    with load(bundle, engine, threads, chosen, confidence) as session:
         x = show.read_input(input, session.bundle.manifest.input)
         answer = cast("Answer", session.infer(x, budget_ms))  # one input gives one answer
         show.answer(out, answer, session.profile)
@@ -221,12 +225,13 @@ def serve(
     point: Point = None,
     confidence: Confidence = None,
     threads: Threads = 1,
+    engine: EngineName = "onnx",
 ) -> None:
     """Serve bundles by the Open Inference Protocol v2, with metrics."""
     from .runtime.server.app import serve as serve_forever
 
     chosen = _policy(policy, point)
-    serve_forever(bundles, host=host, port=port, threads=threads, policy=chosen, confidence=confidence)
+    serve_forever(bundles, host, port, engine=engine, threads=threads, policy=chosen, confidence=confidence)
 
 
 @app.command()

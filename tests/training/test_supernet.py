@@ -445,6 +445,13 @@ def test_a_head_of_convolutions_stays_cheap_on_maps_that_are_wide_for_the_networ
     assert 1.05 < with_convs / plain < 1.2  # the three heads together; with a dense 3×3 everywhere it is 1.9
 
 
+def test_a_head_of_convolutions_halves_flat_maps_until_nothing_is_left_to_halve() -> None:
+    maps = [layer for ins in (3, 64, 64) for layer in (conv(ins, 64), nn.ReLU())]
+    model = nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+    net = make_supernet(model, torch.zeros(1, 3, 1, 40), (0.5, 1.0), 2, "conv")
+    assert tuple(net(torch.randn(2, 3, 1, 40), 0.5)[0].shape) == (2, CLASSES)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 def test_a_narrowed_view_is_narrow_and_its_gradient_lies_as_the_tensor_does(axis: int) -> None:
     x = torch.randn(4, 6, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
