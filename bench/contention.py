@@ -82,10 +82,10 @@ def run(
 ) -> dict[str, Any]:
     """Measures everything, prints a table and writes the files; the machine should have nothing else to do."""
     facts, name = machine(), asked.bundle.stem
-    controls = by_width(find_controls(asked.controls, asked.bundle))
-    costs = [sensors_row(asked.sensors_s)]
     with ExitStack() as stack:
         bundle, engine = open_bundle(stack, asked.bundle)
+        controls = by_width(find_controls(asked.controls, asked.bundle), bundle)
+        costs = [sensors_row(asked.sensors_s)]
         known, x = learn(bundle, controls, asked, tell)
         profile = measure_profile(engine, bundle, rounds=asked.profile_rounds, progress=partial(tell, "profile"))
         report = describe(asked, runtime, bundle, controls, profile) | {"machine": facts}
@@ -97,14 +97,16 @@ def run(
         record = Recorder(engine, bundle, x[:1], lambda: sensors.now).path
         entered = Field(asks, ways(bundle.manifest), record, asking)
         rounds = run_rounds(entered, x, report["deadlines_ms"], effort, tell)
-    table, recording = Table(rounds, known), recording_of(rounds)
+    recording = recording_of(rounds)
+    keep(recording, files.recording)  # at once: whatever fails from here on, the minutes of measuring aren't lost
+    table = Table(rounds, known)
     tell("time model", 0, 1)
     foreseen = foresight(recording, bundle, profile, runtime.time_model)
     tell("time model", 1, 1)
     rows = [*rows_of(table, name), *foresight_rows(foreseen, name), *costs]
     report |= judged(table, rows) | {"time_models": foreseen}
     print_rows(console or Console(), rows, "bench contention")
-    write(files, report, recording)
+    write(files, report)
     return report
 
 
@@ -125,11 +127,15 @@ def open_bundle(stack: ExitStack, path: Path) -> tuple[Bundle, Engine]:
     return runnable(engine, opened), engine
 
 
-def write(files: Files, report: Mapping[str, Any], recording: Recording) -> None:
-    """Whatever is asked for."""
-    if files.recording is not None:
-        files.recording.parent.mkdir(parents=True, exist_ok=True)
-        recording.save(files.recording)
+def keep(recording: Recording, path: Path | None) -> None:
+    """Saves the recorded times, making the folder if need be."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recording.save(path)
+
+
+def write(files: Files, report: Mapping[str, Any]) -> None:
+    """The report, as it is asked for."""
     if files.json is not None:
         write_json(files.json, report)
     if files.picture is not None:

@@ -2,6 +2,7 @@
 
 import faulthandler
 import gc
+import math
 import random
 import sys
 import time
@@ -41,6 +42,8 @@ class Effort:
             raise ValueError("neither rounds nor minutes say when to end; give one")
         if self.rounds is not None and self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}; give at least 1")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes is {self.minutes:g}; give a number above 0")
 
 
 class Visit(NamedTuple):

@@ -17,10 +17,11 @@ from ..runtime.manifest import PointRecord
 
 
 def find_controls(given: Sequence[Path], supernet: Path) -> list[Bundle]:
-    """The controls' bundles: files, or all in a folder that have one exit, but not the supernet itself.
+    """The controls' bundles: files as they are given, of a folder all that have one exit; never the supernet itself.
 
     Raises:
-        ValueError: nothing is there, or two have the same width.
+        ValueError: something is given, and no control is there.
+        BundleError: a file, or one in a folder, is no bundle.
     """
     paths = [path for place in given for path in (sorted(place.glob("*.stretto")) if place.is_dir() else [place])]
     opened = [Bundle.open(path) for path in paths if path.resolve() != supernet.resolve()]
@@ -30,15 +31,16 @@ def find_controls(given: Sequence[Path], supernet: Path) -> list[Bundle]:
     return controls
 
 
-def by_width(controls: Sequence[Bundle]) -> dict[float, Bundle]:
+def by_width(controls: Sequence[Bundle], supernet: Bundle) -> dict[float, Bundle]:
     """Controls by the width at which each was trained, the narrowest first.
 
     Raises:
-        ValueError: one has several exits or widths, two have the same, or don't take and answer the same.
+        ValueError: one has several exits or widths, doesn't take and answer what the supernet does, or two have the
+            same width.
     """
     found: dict[float, Bundle] = {}
     for bundle in sorted(controls, key=_width):
-        _check(bundle, controls[0], found)
+        _check(bundle, supernet, found)
         found[_width(bundle)] = bundle
     return found
 
@@ -95,12 +97,16 @@ def _records(bundle: Bundle, width: float, precisions: Sequence[str]) -> list[Po
     return [replace(record, width=width) for record in bundle.manifest.points if record.precision in precisions]
 
 
-def _check(bundle: Bundle, first: Bundle, before: Mapping[float, Bundle]) -> None:
-    has, other, name = bundle.manifest, first.manifest, bundle.path.name
+def _check(bundle: Bundle, supernet: Bundle, before: Mapping[float, Bundle]) -> None:
+    has, wanted, name = bundle.manifest, supernet.manifest, bundle.path.name
     if has.depths != 1 or len(has.widths) != 1:
         raise ValueError(f"{name} has {has.depths} exits and widths {has.widths}; a control has one of each")
-    if (has.input, has.classes) != (other.input, other.classes):
-        raise ValueError(f"{name} takes or answers something else than {first.path.name}; give controls of one task")
+    for what in ("input", "classes"):
+        if (found := getattr(has, what)) != (there := getattr(wanted, what)):
+            raise ValueError(
+                f"{what} of {name}: {str(found)[:200]}, of {supernet.path.name}: {str(there)[:200]}; give controls "
+                "that were trained on the supernet's data"
+            )
     if _width(bundle) in before:
         raise ValueError(
             f"{name} and {before[_width(bundle)].path.name} both have width {_width(bundle):g}; leave one out"

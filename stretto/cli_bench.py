@@ -132,10 +132,12 @@ def contention(
     minutes: Annotated[float | None, typer.Option(help="of all environments together; default: 20")] = None,
     rounds: Annotated[int | None, typer.Option(help="in each environment")] = None,
     policy: Annotated[str, typer.Option(help="this runtime's")] = "deadline",
-    time_model: Annotated[str, typer.Option(help="this runtime's")] = "slices",
+    time_model: Annotated[str, typer.Option(help="this runtime's; beside it 'slices' takes part too")] = "profile",
     samples: Annotated[int | None, typer.Option(help="of the data; default: all")] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="default: bench/results/contention_BUNDLE.json")] = None,
-    picture: Annotated[Path | None, typer.Option(help="default: docs/contention_BUNDLE.png")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="default: bench/results/contention_BUNDLE.json, or in out")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="default: docs/contention_BUNDLE.png, or in out")] = None,
     keep: Annotated[Path | None, typer.Option(help="default: out/contention_BUNDLE.npz, the recorded times")] = None,
 ) -> None:
     """Deadlines under other people's load, against fixed and switched networks; nothing else should run meanwhile."""
@@ -148,9 +150,11 @@ def contention(
 
     asked = Asked(bundle, data, tuple(split), tuple(controls), samples)
     effort = Effort(rounds, 20.0 if rounds is None and minutes is None else minutes)
-    name = f"contention_{bundle.stem}"
+    name, out = f"contention_{bundle.stem}", Path("out")
     files = Files(
-        json or _kept(f"{name}.json"), picture or _drawn(f"{name}.png", Path()), keep or Path("out") / f"{name}.npz"
+        json or _kept(f"{name}.json") or out / f"{name}.json",
+        picture or _drawn(f"{name}.png", out),
+        keep or out / f"{name}.npz",
     )
     with show.WorkBar(show.OUT) as bar:
         measure(asked, Runtime(policy, time_model), effort, files, bar.tell, show.OUT)

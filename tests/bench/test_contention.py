@@ -1,13 +1,17 @@
 """The whole bench, on a toy bundle and as short as it gets."""
 
 import json
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("sklearn", reason="digits come with scikit-learn")
 
+from stretto.bench import contention, contention_rounds
 from stretto.bench.contention import Asked, Files, deadlines_of, run
 from stretto.bench.contention_contestants import (
     AGAIN,
@@ -31,6 +35,9 @@ from stretto.bench.recordings import Recording
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
+from stretto.runtime.session import load
+
+from stretto.cli import app
 
 from ..runtime.fakes import set_profile
 from ..runtime.toy import toy_bundle
@@ -77,6 +84,50 @@ def test_rows_are_finite_and_have_the_issues_goals(report: dict) -> None:
     assert {figure: rows[figure]["goal"] for figure in goals} == goals
 
 
+def test_recorded_times_are_kept_whatever_comes_of_the_report(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*anything: object) -> None:
+        raise FloatingPointError("made up")
+
+    monkeypatch.setattr(contention_rounds, "ENVIRONMENTS", ENVIRONMENTS[:1])
+    monkeypatch.setattr(contention, "foresight", fails)
+    asked = Asked(folder / "toy.stretto", "digits", samples=5, profile_rounds=1, overhead_rounds=1, sensors_s=0.05)
+    with pytest.raises(FloatingPointError, match="made up"):
+        run(asked, Runtime("deadline", "profile"), Effort(rounds=1), Files(recording=tmp_path / "deep" / "c.npz"))
+    assert len(Recording.load(tmp_path / "deep" / "c.npz").paths) == 4
+
+
+@pytest.fixture
+def commanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple]:
+    """What the command line, in an empty folder, asks `run` for."""
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    monkeypatch.chdir(tmp_path)
+    measured = []
+    monkeypatch.setattr(contention, "run", lambda *given: measured.append(given))
+
+    def command() -> tuple:
+        words = ["bench", "contention", "toy.stretto", "--data", "digits"]
+        assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+        return measured[-1]
+
+    return command
+
+
+def test_command_line_writes_among_the_results_or_else_in_out(commanded: Callable[[], tuple], tmp_path: Path) -> None:
+    name = "contention_toy"
+    recording = Path("out", f"{name}.npz")
+    assert commanded()[3] == Files(Path("out", f"{name}.json"), Path("out", f"{name}.png"), recording)
+    for place in ("bench/results", "docs"):
+        (tmp_path / place).mkdir(parents=True)
+    assert commanded()[3] == Files(Path("bench/results", f"{name}.json"), Path("docs", f"{name}.png"), recording)
+
+
+def test_command_line_measures_the_runtime_as_a_user_gets_it(commanded: Callable[[], tuple]) -> None:
+    default = signature(load).parameters
+    assert commanded()[1] == Runtime(default["policy"].default, default["time_model"].default)
+
+
 def test_deadlines_rise_from_past_the_smallest_networks_to_past_the_largests(folder: Path) -> None:
     bundle = Bundle.open(folder / "toy.stretto")
     profile = set_profile(bundle, stage_ms=2.0)  # 1 ms for the smallest, 6 ms for the largest
@@ -93,7 +144,7 @@ def test_every_width_and_precision_is_recorded_in_every_round(report: dict, fold
 
 
 def test_switched_engine_answers_as_the_control_of_that_width(folder: Path) -> None:
-    controls = by_width(find_controls([folder], folder / "toy.stretto"))
+    controls = by_width(find_controls([folder], folder / "toy.stretto"), Bundle.open(folder / "toy.stretto"))
     merged = merge(controls)
     assert (merged.manifest.widths, merged.manifest.depths) == ((0.5, 1.0), 1)
     x = np.random.default_rng(0).standard_normal((1, 1, 8, 8), np.float32)
@@ -109,12 +160,14 @@ def test_switched_engine_answers_as_the_control_of_that_width(folder: Path) -> N
 def test_what_is_no_control_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
     supernet, control = (Bundle.open(folder / name) for name in ("toy.stretto", "width-1.stretto"))
     with pytest.raises(ValueError, match=r"toy.stretto has 3 exits and widths \(0.5, 1.0\); a control has one of each"):
-        by_width([supernet])
+        by_width([supernet], supernet)
     with pytest.raises(ValueError, match="both have width 1; leave one out"):
-        by_width([control, control])
-    other = Bundle.open(toy_bundle(tmp_path / "other.stretto", widths=(0.5,), depths=1).path)
-    with pytest.raises(ValueError, match="takes or answers something else"):
-        by_width([control, other])
+        by_width([control, control], supernet)
+    changes = {"input": DIGITS | {"shape": (1, 8, 9)}, "classes": DIGITS | {"classes": 9}}
+    for what, change in changes.items():
+        other = Bundle.open(toy_bundle(tmp_path / "other.stretto", widths=(0.5,), depths=1, **change).path)
+        with pytest.raises(ValueError, match=rf"{what} of other.stretto: .*, of toy.stretto: .*; give controls"):
+            by_width([other], supernet)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no bundle of one exit"):
         find_controls([tmp_path / "empty"], folder / "toy.stretto")

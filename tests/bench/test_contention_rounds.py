@@ -3,6 +3,7 @@
 import random
 from itertools import groupby
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,8 +66,18 @@ def test_minutes_end_with_a_whole_turn_of_environments() -> None:
     assert len(list(visits(Effort(minutes=1.0), lambda: next(seconds)))) == 2 * len(ENVIRONMENTS)
 
 
-@pytest.mark.parametrize(("given", "message"), [({}, "neither rounds nor minutes"), ({"rounds": 0}, "rounds is 0")])
-def test_effort_without_an_end_is_refused(given: dict[str, int], message: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "neither rounds nor minutes"),
+        ({"rounds": 0}, "rounds is 0; give at least 1"),
+        ({"minutes": 0.0}, "minutes is 0; give a number above 0"),
+        ({"minutes": -1.0, "rounds": 5}, "minutes is -1"),
+        ({"minutes": float("nan")}, "minutes is nan"),
+        ({"minutes": float("inf")}, "minutes is inf"),
+    ],
+)
+def test_effort_without_a_beginning_or_an_end_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Effort(**given)
 
