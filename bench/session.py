@@ -25,7 +25,7 @@ from ..policies.situation import Budget, Evidence, OperatingPoint, Policy
 from ..runtime.bundle import Bundle
 from ..runtime.engines import make_engine
 from ..runtime.measure import measure_profile
-from ..runtime.menu import Menu, make_menus
+from ..runtime.menu import Menu, Outline
 from ..runtime.profile import Profile, profile_path
 from ..runtime.runner import Runner
 from ..runtime.session import load
@@ -143,7 +143,8 @@ def _ratio_row(figure: str, network: str, ratios: Any, control: dict[str, Any], 
 
 def decision_rows(bundle: Bundle, profile: Profile, network: str, effort: Effort) -> list[Row]:
     """Microseconds of `Runner.ask`: the situation, what the time model says, the policy, looking at its choice."""
-    menu = make_menus(bundle.manifest, profile.levels, partial(profile.finish_ms, batch=1)).start
+    outline = Outline(bundle.manifest)
+    menu = outline.menus(profile.idle_times(outline.steps)(1), profile.levels.index(0.5)).start
     first = menu.after[menu.steps[0]]
     seen = (first.read(np.zeros((1, len(bundle.manifest.classes)), np.float32))[0],)
     places: dict[str, tuple[Menu, tuple[Evidence, ...]]] = {

@@ -28,7 +28,7 @@ from .bundle import Bundle
 from .course import Request
 from .engines import Engine, make_engine, runnable
 from .inputs import UNLIMITED, Samples, check_input
-from .menu import legs, make_menus, spans, starts, ways
+from .menu import Outline, legs, spans, starts, ways
 from .profile import BACK_TO_BACK, PACED, Profile, device_key, profile_path
 from .runner import NOTHING, Clocks, Reached, Runner
 
@@ -117,8 +117,9 @@ class Stopwatch:
         self._engine, self._bundle = engine, bundle
         clocks = Clocks(lambda: time.perf_counter(), lambda: time.thread_time())
         self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
-        self._menus = make_menus(manifest, LEVELS, lambda step: (1.0,) * len(LEVELS))
-        self._answer = partial(make_answer, manifest.classes, LEVELS.index(0.5), clocks.wall)
+        outline, median = Outline(manifest), LEVELS.index(0.5)
+        self._menus = outline.menus(np.ones((len(outline.steps), len(LEVELS))), median)
+        self._answer = partial(make_answer, manifest.classes, median, clocks.wall)
         self._inputs: dict[int, Samples] = {}
         self._samples_ms: dict[tuple[Step, int, str], list[float]] = defaultdict(list)
 

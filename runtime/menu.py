@@ -1,17 +1,18 @@
 """What a request can do next, with the profile's times and the bundle's accuracies laid out for the policy."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..policies.exits import read_scores
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
 from .manifest import Manifest, PointRecord
 
-IdleTimes = Callable[[Step], tuple[float, ...]]
+Way = tuple[int, float, str]  # where a step starts, width, precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,64 +95,97 @@ def all_steps(manifest: Manifest) -> tuple[Step, ...]:
     return tuple(step for way in ways(manifest) for first in starts(manifest) for step in spans(manifest, *way, first))
 
 
-def make_menus(
-    manifest: Manifest,
-    levels: tuple[float, ...],
-    idle_ms: IdleTimes,
-    failed: Collection[OperatingPoint] = (),
-    whole: bool = True,
-) -> Menus:
-    """What requests of one number of samples choose from.
+class Place(NamedTuple):
+    """Where requests stand, but for the times. `at`: (steps,) where each step is in `Outline.steps`."""
+
+    steps: tuple[Step, ...]
+    accuracy: FloatArray
+    legs: dict[Step, tuple[Step, ...]]
+    rows: dict[Step, int]
+    at: NDArray[np.intp]
+
+
+class Outline:
+    """All that requests can choose from, but for the times: made once, so that a number of samples adds those only.
+
+    `steps`: what `menus` wants to know the times of.
 
     Args:
-        levels: of the quantiles that `idle_ms` gives, 0.5 among them.
-        idle_ms: (levels,) milliseconds from where a step starts to its exit.
         failed: points whose exits nothing leads to any more.
-        whole: also offer at the start what isn't worth it, see `worthwhile`.
     """
-    exits: dict[OperatingPoint, Exit] = {}
-    median = levels.index(0.5)
 
-    def menu(steps: tuple[Step, ...]) -> Menu:
-        steps = tuple(step for step in steps if step.point not in failed)
-        times = np.array([idle_ms(step) for step in steps]).reshape(len(steps), len(levels))
-        after = {step: exits[step.point] for step in steps}
-        accuracy = np.array([exit.record.accuracy for exit in after.values()])
-        return Menu(steps, times, accuracy, after, _legs(after), {step: row for row, step in enumerate(steps)})
+    def __init__(self, manifest: Manifest, failed: Collection[OperatingPoint] = ()):
+        self.steps = all_steps(manifest)
+        self._failed, self._at = failed, {step: at for at, step in enumerate(self.steps)}
+        # what lies behind an exit comes before it
+        self._points = {record.point: record for record in sorted(manifest.points, key=lambda record: -record.depth)}
+        self._behind: dict[OperatingPoint, Place] = {}
+        for point in self._points:
+            self._behind[point] = self._place(spans(manifest, point.width, point.precision, point.depth + 1))
+        self._start = self._place(tuple(step for way in ways(manifest) for step in spans(manifest, *way)))
+        self._kept: dict[tuple[Step, ...], Place] = {self._start.steps: self._start}
 
-    for record in sorted(manifest.points, key=lambda record: -record.depth):  # what lies behind an exit comes before it
-        point = OperatingPoint(record.width, record.depth, record.precision)
-        behind = spans(manifest, record.width, record.precision, record.depth + 1)
-        exits[point] = Exit(record, point, idle_ms(point.whole_way)[median], menu(behind))
-    start = menu(tuple(step for way in ways(manifest) for step in spans(manifest, *way)))
-    return Menus(start if whole else menu(worthwhile(start, median)), exits)
+    def menus(self, times: FloatArray, median: int, whole: bool = True) -> Menus:
+        """What requests of one number of samples choose from.
+
+        Args:
+            times: (`steps`, levels) milliseconds from where each step starts to its exit, on the idle device.
+            median: the place of 0.5 among the levels.
+            whole: also offer at the start what isn't worth it, see `worthwhile`.
+        """
+        exits: dict[OperatingPoint, Exit] = {}
+
+        def menu(place: Place) -> Menu:
+            after = {step: exits[step.point] for step in place.steps}
+            return Menu(place.steps, times[place.at], place.accuracy, after, place.legs, place.rows)
+
+        for point, record in self._points.items():
+            expected_ms = float(times[self._at[point.whole_way], median])
+            exits[point] = Exit(record, point, expected_ms, menu(self._behind[point]))
+        return Menus(menu(self._start if whole else self._worthwhile(times, median)), exits)
+
+    def _worthwhile(self, times: FloatArray, median: int) -> Place:
+        start = self._start
+        steps = worthwhile(start.steps, start.accuracy, times[start.at][:, [median, -1]])
+        if steps not in self._kept:
+            self._kept[steps] = self._place(steps)
+        return self._kept[steps]
+
+    def _place(self, steps: tuple[Step, ...]) -> Place:
+        """`steps`: those of a way nearest exit first."""
+        steps = tuple(step for step in steps if step.point not in self._failed)
+        accuracy = np.array([self._points[step.point].accuracy for step in steps])
+        at = np.array([self._at[step] for step in steps], np.intp)
+        return Place(steps, accuracy, self._legs(steps), {step: row for row, step in enumerate(steps)}, at)
+
+    def _legs(self, steps: tuple[Step, ...]) -> dict[Step, tuple[Step, ...]]:
+        """Of the steps from one place: the nearest exit on the way, then on from there."""
+        nearest: dict[Way, Step] = {}
+        legs: dict[Step, tuple[Step, ...]] = {}
+        for step in steps:
+            near = nearest.setdefault(_way(step), step)
+            onward = step._replace(first=near.depth + 1)
+            legs[step] = (step,) if step is near else (near, *self._behind[near.point].legs[onward])
+        return legs
 
 
-def worthwhile(start: Menu, median: int) -> tuple[Step, ...]:
+def worthwhile(steps: tuple[Step, ...], accuracy: FloatArray, times: FloatArray) -> tuple[Step, ...]:
     """The steps from the start without those that another beats: as accurate, and as soon at the median and the top.
 
     One that is beaten stays where it lies on the way to one that isn't: passing its exit is the answer in hand there.
+
+    Args:
+        steps: those of a way nearest exit first.
+        accuracy: (steps,)
+        times: (steps, 2) at the median and at the top.
     """
-    times = start.idle_ms[:, [median, -1]]
-    kept: list[Step] = []
-    for row, step in enumerate(start.steps):
-        as_good = (start.accuracy >= start.accuracy[row]) & (times <= times[row]).all(axis=1)
-        better = (start.accuracy > start.accuracy[row]) | (times < times[row]).any(axis=1)
-        if not (as_good & better).any():
-            kept.append(step)
-    deepest = {_way(step): step.depth for step in kept}  # of each way, nearest first
-    return tuple(step for step in start.steps if step.depth <= deepest.get(_way(step), 0))
+    others, later = accuracy[None], times[:, None]  # each step's row has what the others are like
+    as_good = (others >= accuracy[:, None]) & (times[None] <= later).all(axis=2)
+    better = (others > accuracy[:, None]) | (times[None] < later).any(axis=2)
+    is_beaten = (as_good & better).any(axis=1).tolist()
+    deepest = {_way(step): step.depth for step, beaten in zip(steps, is_beaten, strict=True) if not beaten}
+    return tuple(step for step in steps if step.depth <= deepest.get(_way(step), 0))
 
 
-def _legs(after: dict[Step, Exit]) -> dict[Step, tuple[Step, ...]]:
-    """Of the steps from one place: the nearest exit on the way, then on from there."""
-    legs: dict[Step, tuple[Step, ...]] = {}
-    for step in after:
-        nearest = min((other for other in after if _way(other) == _way(step)), key=lambda other: other.depth)
-        onward = step._replace(first=nearest.depth + 1)
-        legs[step] = (step,) if step == nearest else (nearest, *after[nearest].menu.legs[onward])
-    return legs
-
-
-def _way(step: Step) -> tuple[int, float, str]:
+def _way(step: Step) -> Way:
     return step.first, step.width, step.precision

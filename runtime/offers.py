@@ -1,14 +1,15 @@
 """What a session offers its requests: the menus for any number of samples, less what its engine failed at."""
 
 import logging
+from collections.abc import Callable
 from functools import lru_cache, partial
 from threading import Lock
 from typing import NamedTuple
 
-from ..policies.situation import OperatingPoint, Step
+from ..policies.situation import FloatArray, OperatingPoint, Step
 from .engines import Engine
 from .manifest import Manifest
-from .menu import Menu, Menus, make_menus
+from .menu import Menu, Menus, Outline
 from .profile import Profile
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Offers:
         self.failures: dict[OperatingPoint, Failures] = {}
         self._failing = Lock()
         self._loaded: set[Step] = set()
+        self._outlined = lru_cache(maxsize=64)(self._outline)
         self._renew()
 
     def without(self, point: OperatingPoint, error: BaseException, samples: int) -> Menus:
@@ -70,5 +72,10 @@ class Offers:
 
     def _make(self, failures: dict[OperatingPoint, Failures], samples: int) -> Menus:
         failed = frozenset(point for point, of in failures.items() if of.samples <= samples)
-        idle_ms = partial(self._profile.finish_ms, batch=samples)
-        return make_menus(self._manifest, self._profile.levels, idle_ms, failed, self.fixed)
+        outline, times = self._outlined(failed)
+        return outline.menus(times(samples), self._profile.levels.index(0.5), self.fixed)
+
+    def _outline(self, failed: frozenset[OperatingPoint]) -> tuple[Outline, Callable[[int], FloatArray]]:
+        """What is left without those points, and what gives its times."""
+        outline = Outline(self._manifest, failed)
+        return outline, self._profile.idle_times(outline.steps)

@@ -7,7 +7,10 @@ import os
 import platform
 import re
 import secrets
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise, product
 from pathlib import Path
@@ -15,20 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from ..policies.situation import OperatingPoint, Step
+from ..policies.situation import FloatArray, OperatingPoint, Step
 from .bundle import Bundle
 from .menu import all_steps
 
 FORMAT = 1
+LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino"}  # engine → the distribution that runs its graphs
 BACK_TO_BACK, PACED = PACINGS = ("back_to_back", "paced")
 _NAMED = ("device", "bundle", "engine", "threads", "source", "created", "engine_version")
 
 log = logging.getLogger(__name__)
 
 
-def _engine_version() -> str:
-    """Of the library that runs the graphs: another may take other times."""
-    return f"onnxruntime {version('onnxruntime')}"
+def _engine_version(engine: str) -> str:
+    """Of the library that runs the graphs: another may take other times. An engine that isn't ours has none."""
+    library = LIBRARIES.get(engine)
+    return f"{library} {version(library)}" if library else engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,12 @@ class Profile:
     levels: tuple[float, ...]
     batches: tuple[int, ...]
     times: dict[tuple[Step, int], dict[str, tuple[float, ...]]]
-    engine_version: str = field(default_factory=_engine_version)
+    engine_version: str = ""
+    _slower: dict[Step, FloatArray] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.engine_version:
+            object.__setattr__(self, "engine_version", _engine_version(self.engine))
 
     def finish_ms(self, step: Step, batch: int = 1) -> tuple[float, ...]:
         """(levels,) milliseconds from where `step` starts to its exit: at each level the slower of the pacings.
@@ -67,15 +77,20 @@ class Profile:
         it is linear; beyond the largest it grows by the last two's time per sample, or in proportion where there is
         only one; below the smallest it is the smallest's.
         """
-        sizes = self.batches
-        known = np.array([np.max(list(self.times[step, size].values()), axis=0) for size in sizes])
-        if batch <= sizes[-1]:
-            return tuple(float(np.interp(batch, sizes, level)) for level in known.T)
-        per_sample = known[0] / sizes[0]
-        if len(sizes) > 1:
-            per_sample = np.maximum(known[-1] - known[-2], 0) / (sizes[-1] - sizes[-2])
-        beyond = known[-1] + per_sample * (batch - sizes[-1])
-        return tuple(np.maximum.accumulate(beyond).tolist())
+        return tuple(_at_batch(batch, self.batches, self._known(step)).tolist())
+
+    def idle_times(self, steps: Sequence[Step]) -> Callable[[int], FloatArray]:
+        """What gives (steps, levels) milliseconds, as `finish_ms` does, by the batch size."""
+        known = np.array([self._known(step) for step in steps]).swapaxes(0, 1)
+        return partial(_at_batch, sizes=self.batches, known=known)
+
+    def _known(self, step: Step) -> FloatArray:
+        """(batches, levels) of a step, worked out once."""
+        known = self._slower.get(step)
+        if known is None:
+            pacings = [list(self.times[step, size].values()) for size in self.batches]
+            known = self._slower[step] = np.array([np.max(times, axis=0) for times in pacings])
+        return known
 
     def whole_way_ms(self, point: OperatingPoint, level: float = 0.99) -> float:
         """Milliseconds from the input to a point's exit in one step, at one of the profile's levels.
@@ -154,7 +169,7 @@ def cached_profile(bundle: Bundle, engine: str, threads: int) -> Profile | None:
         profile = Profile.load(path)
         profile.check(bundle)
         found = (profile.device, profile.engine, profile.threads, profile.engine_version)
-        expected = (device_key(), engine, threads, _engine_version())
+        expected = (device_key(), engine, threads, _engine_version(engine))
         if found != expected:
             raise ValueError(f"it was measured with {found}, this is {expected}; run stretto profile")
     except FileNotFoundError:
@@ -178,6 +193,23 @@ def processor() -> str:
     except OSError:  # not Linux
         found = None
     return found[1] if found else platform.processor() or platform.machine()
+
+
+def _at_batch(batch: int, sizes: tuple[int, ...], known: FloatArray) -> FloatArray:
+    """(…, levels) at a batch size, from (sizes, …, levels); see `Profile.finish_ms`."""
+    if batch <= sizes[0]:
+        return known[0]
+    at = min(bisect_left(sizes, batch), len(sizes) - 1)  # the first that is as large, or the last
+    if batch == sizes[at]:
+        return known[at]
+    per_sample = known[0] / sizes[0]
+    if at > 0:
+        per_sample = (known[at] - known[at - 1]) / (sizes[at] - sizes[at - 1])
+    if batch > sizes[-1]:
+        times = known[-1] + np.maximum(per_sample, 0) * (batch - sizes[-1])
+    else:
+        times = known[at - 1] + per_sample * (batch - sizes[at - 1])
+    return np.maximum.accumulate(times, axis=-1)
 
 
 def _from_json(value: dict[str, Any]) -> Profile:

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from stretto.policies.situation import OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
-from stretto.runtime.menu import make_menus
+from stretto.runtime.menu import Outline
 
 from .toy import toy_bundle
 
@@ -19,7 +20,7 @@ def manifest(tmp_path_factory):
     return Bundle.open(toy_bundle(path, widths=(0.5, 1.0), depths=DEPTHS).path).manifest
 
 
-def menus_of(manifest, accuracy, time_ms=None, **options):
+def menus_of(manifest, accuracy, time_ms=None, failed=(), whole=True):
     """Menus where each point has the given accuracy, and each step takes its number of stages times its width."""
     points = tuple(replace(point, accuracy=accuracy[point.width, point.depth]) for point in manifest.points)
 
@@ -27,7 +28,8 @@ def menus_of(manifest, accuracy, time_ms=None, **options):
         usual = (step.depth - max(step.first - 1, 0)) * step.width
         return (time_ms or {}).get((step.width, step.depth), (usual, usual))
 
-    return make_menus(replace(manifest, points=points), LEVELS, idle_ms, **options)
+    outline = Outline(replace(manifest, points=points), failed)
+    return outline.menus(np.array([idle_ms(step) for step in outline.steps]), LEVELS.index(0.5), whole)
 
 
 RISING = {(0.5, 1): 0.5, (0.5, 2): 0.6, (0.5, 3): 0.65, (1.0, 1): 0.55, (1.0, 2): 0.7, (1.0, 3): 0.8}
@@ -97,3 +99,26 @@ def test_legs_go_from_exit_to_exit_as_far_as_the_step(manifest):
 def test_legs_pass_over_an_exit_that_failed(manifest):
     menus = menus_of(manifest, RISING, failed={OperatingPoint(0.5, 2)})
     assert menus.start.legs[Step(0, 3, 0.5)] == (Step(0, 1, 0.5), Step(2, 3, 0.5))
+
+
+def test_numbers_of_samples_differ_in_times_alone(manifest):
+    outline = Outline(manifest)
+    few, many = (outline.menus(np.full((len(outline.steps), 2), time_ms), 0) for time_ms in (1.0, 5.0))
+    assert (few.start.idle_ms.max(), many.start.idle_ms.min()) == (1.0, 5.0)
+    assert (few.exits[OperatingPoint(0.5, 1)].expected_ms, many.exits[OperatingPoint(0.5, 1)].expected_ms) == (1.0, 5.0)
+    for shared in ("steps", "accuracy", "legs", "rows"):
+        assert getattr(few.start, shared) is getattr(many.start, shared)
+    assert few.start.after[Step(0, 1, 0.5)].menu is not many.start.after[Step(0, 1, 0.5)].menu
+
+
+def test_what_is_worth_offering_is_decided_for_each_number_of_samples(manifest):
+    points = tuple(replace(point, accuracy=RISING[point.width, point.depth]) for point in manifest.points)
+    outline = Outline(replace(manifest, points=points))
+
+    def menus(slow):
+        return outline.menus(np.array([[1.0 + slow * step.width] * 2 for step in outline.steps]), 0, whole=False)
+
+    few, many = menus(0.0), menus(1.0)
+    assert offered(few.start) == {(1.0, depth) for depth in (1, 2, 3)}  # all take as long, so the best beats the rest
+    assert offered(many.start) == set(RISING)
+    assert offered(menus(0.0).start) == offered(few.start)

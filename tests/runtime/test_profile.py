@@ -2,6 +2,7 @@ import json
 import logging
 import math
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import pairwise
 
 import pytest
@@ -9,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stretto.policies.situation import OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
+from stretto.runtime.engines import ENGINES
 from stretto.runtime.menu import all_steps
-from stretto.runtime.profile import Profile, cached_profile, device_key, profile_path
+from stretto.runtime.profile import LIBRARIES, Profile, cached_profile, device_key, profile_path
 
 from .fakes import set_profile
 from .toy import toy_bundle
 
-STEP = Step(0, 1, 1.0)
+STEP, OTHER = Step(0, 1, 1.0), Step(0, 2, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,14 @@ def test_quantiles_never_fall_with_their_level(times, batch):
     profile = profile_of([plain(*each) for each in times], batches=(1, 4, 16)[: len(times)])
     median, high = profile.finish_ms(STEP, batch)
     assert 0 < median <= high
+
+
+@given(times=st.lists(quantiles, min_size=1, max_size=3), batch=st.integers(1, 40))
+def test_times_of_all_steps_at_once_are_those_of_each(times, batch):
+    profile = profile_of([plain(*each) for each in times], batches=(2, 8, 16)[: len(times)])
+    profile.times.update({(OTHER, size): plain(1.0 * size, 3.0 * size) for size in profile.batches})
+    found = profile.idle_times([STEP, OTHER, STEP])(batch)
+    assert found.tolist() == [list(profile.finish_ms(step, batch)) for step in (STEP, OTHER, STEP)]
 
 
 @given(times=st.lists(quantiles, min_size=3, max_size=3).map(sorted))
@@ -189,6 +199,24 @@ def test_profile_from_elsewhere_is_passed_over_with_a_warning(bundle, kept, capl
     replace(profile, **changes).save(path)
     assert cached_profile(bundle, "onnx", 1) is None
     assert str(path) in caplog.text and why in caplog.text
+
+
+def test_every_engine_is_stamped_with_the_library_that_runs_its_graphs(bundle):
+    assert LIBRARIES.keys() == ENGINES.keys()
+    assert replace(set_profile(bundle), engine_version="").engine_version == f"onnxruntime {version('onnxruntime')}"
+    own = replace(set_profile(bundle), engine="abacus", engine_version="")
+    assert own.engine_version == "abacus"
+
+
+def test_profile_of_openvino_goes_by_the_version_of_openvino(bundle, kept, monkeypatch):
+    monkeypatch.setattr("stretto.runtime.profile.version", {"openvino": "2030.1", "onnxruntime": "9"}.__getitem__)
+    profile = replace(kept[0], engine="openvino", engine_version="")
+    assert profile.engine_version == "openvino 2030.1"
+    path = profile_path(bundle, "openvino", 1)
+    profile.save(path)
+    assert cached_profile(bundle, "openvino", 1) == profile
+    monkeypatch.setattr("stretto.runtime.profile.version", {"openvino": "2030.2", "onnxruntime": "9"}.__getitem__)
+    assert cached_profile(bundle, "openvino", 1) is None
 
 
 def test_folder_in_the_place_of_the_file_is_passed_over_with_a_warning(bundle, kept, caplog):
