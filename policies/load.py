@@ -19,6 +19,7 @@ class Load(NamedTuple):
     Args:
         others: tasks of the whole system that run or want to run, without this process's own; >= 0.
         cores: that this process may use; under a quota fewer, and fractions of one.
+        machine_cores: of the whole system, which the others share.
         busy: share of all cores' time that other processes took since the sample before, in [0, 1].
         stalled: share of time in which some task waited for a core (Linux pressure), in [0, 1].
         throttled: share of time in which this process was held back by its quota, in [0, 1].
@@ -32,6 +33,7 @@ class Load(NamedTuple):
 
     others: float | None = None
     cores: float | None = None
+    machine_cores: float | None = None
     busy: float | None = None
     stalled: float | None = None
     throttled: float | None = None

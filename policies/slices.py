@@ -144,8 +144,9 @@ class SliceModel:
 
     def _class(self, load: Load) -> _Class:
         number = _UNKNOWN
-        if load.others is not None and load.cores:
-            number = bisect_left(_PER_CORE, load.others / load.cores)
+        cores = load.machine_cores or load.cores
+        if load.others is not None and cores:
+            number = bisect_left(_PER_CORE, load.others / cores)
         known = self._classes.get(number)
         return known or self._begin(number)
 

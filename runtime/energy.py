@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..policies.situation import FloatArray
+from .nvml import open_nvml
 
 log = logging.getLogger(__name__)
 WATTS_PER_CORE = 5.0  # a busy core of a laptop; phones' take 1 to 2, servers' 5 to 10
@@ -133,11 +134,7 @@ class Rapl:
 
 
 def _nvml_counter(gpu: int, nvml: Any) -> Counter:
-    if nvml is None:
-        import pynvml
-
-        nvml = pynvml
-    nvml.nvmlInit()
+    nvml = open_nvml(nvml)
     device = nvml.nvmlDeviceGetHandleByIndex(gpu)
     nvml.nvmlDeviceGetTotalEnergyConsumption(device)  # boards before Volta have no such counter, and say so here
     return lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(device))  # millijoules

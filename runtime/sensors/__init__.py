@@ -4,14 +4,13 @@ A new sensor: a file here with a class as `watched.Sensor` describes, and a line
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
 from math import inf
 from pathlib import Path
 from threading import Thread
 from time import monotonic, process_time, sleep
-from types import MappingProxyType
 from typing import Any, Self
 
 from ...policies.load import UNKNOWN, Load
@@ -31,7 +30,6 @@ SENSORS = {
     "portable": ".portable:Portable",
 }
 EVERY_ROUND = "running"
-_NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Sensors:
@@ -43,8 +41,6 @@ class Sensors:
     Attributes:
         now: the load as last seen; replaced, never changed, so that reading it takes no lock and waits for nothing.
             Nothing is known before the first round, and after a fork or closing it stays as it was.
-        details: what sensors tell beyond it, by name: `core_busy`, `memory_stalled`, `io_stalled`,
-            `gpu_throttle_reasons`; each missing where unknown.
 
     Args:
         root: of the file system; recorded files serve as well.
@@ -68,7 +64,7 @@ class Sensors:
         if not 0 < period_s <= 1:
             raise ValueError(f"period_s {period_s}: rounds are more than 0 and at most 1 second apart")
         chosen = _names_for(root) if names is None else _checked(names)
-        self.now, self.details = UNKNOWN, _NO_DETAILS
+        self.now = UNKNOWN
         self._slow_now = UNKNOWN
         self._fast = [Watched(name, partial(_make, name, root, own_running)) for name in chosen if name == EVERY_ROUND]
         self._slow = [Watched(name, partial(_make, name, root)) for name in chosen if name != EVERY_ROUND]
@@ -123,8 +119,7 @@ class Sensors:
         known: Reading = {}
         for watched in self._slow:
             known.update(watched.reading)
-        self._slow_now = Load(**{name: known.pop(name) for name in Load._fields if name in known})
-        self.details = MappingProxyType(known)
+        self._slow_now = Load(**known)
 
     def _run(self) -> None:
         # sleeping costs 2/3 of waiting for a lock with a time-out and half of an Event; closing then takes a period

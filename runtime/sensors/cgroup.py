@@ -12,10 +12,11 @@ from .watched import Reading
 
 
 class Quota:
-    """`cores` that this process may use, and the share of time in which a quota held it back: `throttled`.
+    """`cores` that this process may use, `machine_cores` online, `throttled`: share of time that a quota held it back.
 
-    Cores are those that it may run on, or fewer where a group above it has a quota, also fractions of one. The kernel
-    adds up what every core was held back, so that with several threads `throttled` is an upper bound.
+    This process's cores are those that it may run on, or fewer where a group above it has a quota, also fractions of
+    one; the machine's are all, also as seen from within a container. The kernel adds up what every core was held back,
+    so that with several threads `throttled` is an upper bound.
 
     Reference: https://docs.kernel.org/scheduler/sched-bwc.html
     """
@@ -32,16 +33,18 @@ class Quota:
     def read(self) -> Reading:
         """`throttled` is None at the first reading and where no group counts it. Raises OSError, ValueError."""
         quotas = (quota() for quota in self._quotas)
-        cores = min([float(len(self._allowed())), *(quota for quota in quotas if quota is not None)])
+        online = _numbers(text_of(self._online))
+        cores = min([float(len(self._allowed() & online)), *(quota for quota in quotas if quota is not None)])
         share = self._throttled.of(sum(map(_throttled_s, self._stats))) if self._stats else None
-        return {"cores": cores, "throttled": None if share is None else min(1.0, share)}
+        throttled = None if share is None else min(1.0, share)
+        return {"cores": cores, "machine_cores": float(len(online)), "throttled": throttled}
 
     def _allowed(self) -> set[int]:
+        """Lists cores that aren't there as well, as many as the kernel could have."""
         _, found, after = text_of(self._status).partition("Cpus_allowed_list:")
         if not found:
             raise ValueError(f"{self._status} has no line 'Cpus_allowed_list:'")
-        # also lists cores that aren't there, as many as the kernel could have
-        return _numbers(after.partition("\n")[0]) & _numbers(text_of(self._online))
+        return _numbers(after.partition("\n")[0])
 
 
 def _numbers(ranges: str) -> set[int]:

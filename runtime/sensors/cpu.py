@@ -1,9 +1,9 @@
 """Who wants to run, and who ran: Linux's `/proc/loadavg`, `/proc/stat` and `/proc/self/stat`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .files import text_of
 from .watched import Reading
@@ -34,17 +34,30 @@ class Running:
         os.close(self._file)
 
 
-class _Ticks(NamedTuple):
-    """`cores`: per core (busy, all) in clock ticks since the start; `own`: of them, this process's."""
+class Spent(NamedTuple):
+    """`cores`: by core (busy, all) of its time since the start; `own`: of all cores' busy time, this process's."""
 
-    cores: dict[str, tuple[int, int]]
-    own: int
+    cores: Mapping[Any, tuple[float, float]]
+    own: float
+
+
+def shares(before: Spent, now: Spent) -> Reading:
+    """`busy`: what others took of the cores' time in between, missing where none has passed.
+
+    Cores that came or went in between are left out.
+    """
+    pairs = [(before.cores[core], spent) for core, spent in now.cores.items() if core in before.cores]
+    total = sum(after[1] - start[1] for start, after in pairs)
+    if total <= 0:
+        return {}
+    others = sum(after[0] - start[0] for start, after in pairs) - (now.own - before.own)
+    return {"busy": min(1.0, max(0.0, others / total))}  # ticks are 10 ms: at rest, rounding can make it negative
 
 
 class Shares:
-    """Shares of the cores' time since the reading before: `busy`, what others took, and `core_busy`, by everybody.
+    """`busy`: what others took of the cores' time since the reading before.
 
-    Time stolen by the hypervisor counts as busy. Cores that came or went in between are left out.
+    Time stolen by the hypervisor counts as busy.
     """
 
     period_s = 1.0
@@ -54,27 +67,15 @@ class Shares:
         self._before = self._ticks()
 
     def read(self) -> Reading:
-        """Both keys are missing where less than a tick has passed; OSError, ValueError where the files are wrong."""
+        """Empty where less than a tick has passed; OSError, ValueError where the files are wrong."""
         before, self._before = self._before, self._ticks()
-        spans = [
-            (now[0] - before.cores[core][0], now[1] - before.cores[core][1])
-            for core, now in self._before.cores.items()
-            if core in before.cores
-        ]
-        total = sum(span for _, span in spans)
-        if total <= 0:
-            return {}
-        others = sum(busy for busy, _ in spans) - (self._before.own - before.own)
-        return {
-            "busy": min(1.0, max(0.0, others / total)),  # ticks are 10 ms: at rest, rounding can make it negative
-            "core_busy": tuple(min(1.0, max(0.0, busy / span)) if span > 0 else 0.0 for busy, span in spans),
-        }
+        return shares(before, self._before)
 
-    def _ticks(self) -> _Ticks:
+    def _ticks(self) -> Spent:
         lines = (line.split() for line in text_of(self._stat).partition("\nintr")[0].splitlines())
         cores = {name: _busy_and_all([int(part) for part in ticks]) for name, *ticks in lines if name != "cpu"}
         own = text_of(self._own_stat).rpartition(")")[2].split()  # the name in brackets may hold anything
-        return _Ticks(cores, int(own[11]) + int(own[12]))
+        return Spent(cores, int(own[11]) + int(own[12]))
 
 
 def _busy_and_all(ticks: list[int]) -> tuple[int, int]:

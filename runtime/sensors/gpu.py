@@ -6,22 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ...policies.load import GpuLoad
+from ..nvml import open_nvml
 from .watched import Reading
 
 log = logging.getLogger(__name__)
-# bits of nvml.h (nvmlClocksEventReason…) that mean: slower than asked for. Idle clocks and clocks that somebody set
-# are none.
-REASONS = {
-    0x04: "power cap",
-    0x08: "hardware slowdown",
-    0x20: "software thermal",
-    0x40: "hardware thermal",
-    0x80: "power brake",
-}
+# bits of nvml.h (nvmlClocksEventReason…) that mean slower than asked for: power cap, hardware slowdown, heat as seen by
+# the driver and by the board, power brake; idle clocks, and clocks that somebody set, are none
+THROTTLED = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 
 
 class Gpus:
-    """`gpus`: load of each, in the driver's order; `gpu_throttle_reasons`: the names in `REASONS` that hold for each.
+    """`gpus`: load of each, in the driver's order.
 
     What a device doesn't tell (a partition, an old board) is None. A device that tells nothing at all, as one that fell
     off the bus, fails the reading.
@@ -37,29 +32,22 @@ class Gpus:
     period_s = 0.5
 
     def __init__(self, root: Path = Path("/"), nvml: Any = None):
-        if nvml is None:
-            import pynvml
-
-            nvml = pynvml
-        self._nvml = nvml
-        nvml.nvmlInit()
+        self._nvml = nvml = open_nvml(nvml)
         self._devices = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
 
     def read(self) -> Reading:
         """Raises `pynvml.NVMLError`."""
-        reasons = [self._ask(self._reasons, device) for device in self._devices]
-        loads = [self._load(device, held) for device, held in zip(self._devices, reasons, strict=True)]
-        return {"gpus": tuple(loads), "gpu_throttle_reasons": tuple(reasons)}
+        return {"gpus": tuple(self._load(device) for device in self._devices)}
 
     def close(self) -> None:
         self._nvml.nvmlShutdown()
 
-    def _load(self, device: Any, reasons: tuple[str, ...] | None) -> GpuLoad:
+    def _load(self, device: Any) -> GpuLoad:
         load = GpuLoad(
             busy=self._ask(self._busy, device),
             memory=self._ask(self._memory, device),
             clock=self._ask(self._clock, device),
-            throttled=None if reasons is None else bool(reasons),
+            throttled=self._ask(self._throttled, device),
             power_w=self._ask(self._power_w, device),
         )
         if load == GpuLoad():
@@ -85,9 +73,8 @@ class Gpus:
         highest_mhz = self._nvml.nvmlDeviceGetMaxClockInfo(device, of_multiprocessors)
         return self._nvml.nvmlDeviceGetClockInfo(device, of_multiprocessors) / highest_mhz
 
-    def _reasons(self, device: Any) -> tuple[str, ...]:
-        bits = self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device)
-        return tuple(name for bit, name in REASONS.items() if bits & bit)
+    def _throttled(self, device: Any) -> bool:
+        return bool(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device) & THROTTLED)
 
     def _power_w(self, device: Any) -> float:
         return self._nvml.nvmlDeviceGetPowerUsage(device) / 1000

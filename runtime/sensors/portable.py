@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from .cpu import Spent, shares
 from .watched import Reading
 
 
 class Portable:
-    """`busy`, `core_busy`, `cores`, `memory_mb`, `battery`, `on_mains`, `frequency`, each where psutil tells it here.
+    """`busy`, `cores`, `machine_cores`, `memory_mb`, `battery`, `on_mains`, `frequency`, where psutil tells it.
 
     Args:
         root: not looked at; psutil asks the system.
@@ -22,36 +23,27 @@ class Portable:
 
             system = psutil
         self._psutil, self._process = system, system.Process()
-        self._before = self._times()
+        self._before = self._spent()
 
     def read(self) -> Reading:
         """Raises `psutil.Error`, OSError."""
+        before, self._before = self._before, self._spent()
         cores = self._psutil.cpu_count()
         left = self._psutil.virtual_memory().available
         return {
             "cores": cores and float(cores),
+            "machine_cores": cores and float(cores),
             "memory_mb": left / 1e6,
-            **self._shares(),
+            **shares(before, self._before),
             **self._power(),
             **self._clock(),
         }
 
-    def _times(self) -> tuple[list[tuple[float, float]], float]:
-        """Per core seconds (busy, all) since the start, and this process's."""
-        cores = [(sum(times) - times.idle, sum(times)) for times in self._psutil.cpu_times(percpu=True)]
+    def _spent(self) -> Spent:
+        """In seconds."""
+        cores = enumerate(self._psutil.cpu_times(percpu=True))
         own = self._process.cpu_times()
-        return cores, own.user + own.system
-
-    def _shares(self) -> Reading:
-        (before, own_before), self._before = self._before, self._times()
-        now, own = self._before
-        spans = [(b - b0, total - total0) for (b, total), (b0, total0) in zip(now, before, strict=True)]
-        total_s = sum(span for _, span in spans)
-        if total_s <= 0:
-            return {}
-        others_s = sum(busy for busy, _ in spans) - (own - own_before)
-        core_busy = tuple(min(1.0, max(0.0, busy / span)) if span > 0 else 0.0 for busy, span in spans)
-        return {"busy": min(1.0, max(0.0, others_s / total_s)), "core_busy": core_busy}
+        return Spent({core: (sum(times) - times.idle, sum(times)) for core, times in cores}, own.user + own.system)
 
     def _power(self) -> Reading:
         battery = self._psutil.sensors_battery() if hasattr(self._psutil, "sensors_battery") else None

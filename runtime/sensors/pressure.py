@@ -8,12 +8,9 @@ from .files import text_of
 from .rate import Rate
 from .watched import Reading
 
-# resource → key of the reading; the processor's is the one that policies look at
-KEYS = {"cpu": "stalled", "memory": "memory_stalled", "io": "io_stalled"}
-
 
 class Pressure:
-    """Share of time since the reading before in which some task waited: `stalled`, `memory_stalled`, `io_stalled`.
+    """`stalled`: share of time since the reading before in which some task waited for a core.
 
     Of the whole system, this process's own tasks included. From the totals, since the kernel's own averages span 10
     seconds and more. Reference: https://docs.kernel.org/accounting/psi.html
@@ -22,14 +19,12 @@ class Pressure:
     period_s = 1.0
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = monotonic):
-        files = {key: root / "proc/pressure" / resource for resource, key in KEYS.items()}
-        self._files = {key: path for key, path in files.items() if key == "stalled" or path.exists()}
-        self._rates = {key: Rate(clock) for key in self._files}
+        self._file, self._rate = root / "proc/pressure/cpu", Rate(clock)
 
     def read(self) -> Reading:
         """Raises OSError where the kernel keeps no such record (it may be switched off), ValueError on other text."""
-        rates = {key: self._rates[key].of(_waited_s(text_of(path))) for key, path in self._files.items()}
-        return {key: None if rate is None else min(1.0, rate) for key, rate in rates.items()}
+        rate = self._rate.of(_waited_s(text_of(self._file)))
+        return {"stalled": None if rate is None else min(1.0, rate)}
 
 
 def _waited_s(text: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
 RETRY_S = 60.0
-Reading = dict[str, Any]  # fields of `Load`, and further details; what is missing or None is unknown
+Reading = dict[str, Any]  # fields of `Load`; what is missing or None is unknown
 
 
 class Sensor(Protocol):

@@ -165,3 +165,19 @@ def test_steps_that_a_coarse_clock_gives_no_time_leave_a_model_that_goes_on():
     for took_ms in [0.0] * 100 + [1.0] * 100:
         model.observe(Ran(Step(0, 1, 1.0), idle_ms[0], 0.0, took_ms, took_ms, UNKNOWN))
     assert model.finish_ms(idle_ms, 0.0, UNKNOWN)[0, MEDIAN] == pytest.approx(1.0, rel=0.2)
+
+
+def test_others_are_shared_out_among_all_cores_of_the_machine_not_only_ours():
+    """In a container with two of sixteen cores, four tasks of the host are no crowd."""
+    ours = np.array([LONG_MS] * 7)[None]
+    model = SliceModel(MEDIAN)
+    quiet, in_container, crowded = (
+        model.finish_ms(ours, 0.0, load)[0].tolist()
+        for load in (
+            Load(others=0.5, cores=2.0),
+            Load(others=4.0, cores=2.0, machine_cores=16.0),
+            Load(others=4.0, cores=2.0),
+        )
+    )
+    assert in_container == quiet
+    assert in_container != crowded

@@ -20,17 +20,19 @@ def stat_1(throttled_ns):
 
 
 def test_without_control_groups_the_cores_are_those_online(tmp_path):
-    assert Quota(plant(tmp_path, CORES)).read() == {"cores": 5.0, "throttled": None}
+    assert Quota(plant(tmp_path, CORES)).read() == {"cores": 5.0, "machine_cores": 5.0, "throttled": None}
 
 
 def test_an_affinity_leaves_fewer_cores(tmp_path):
     pinned = CORES | {"proc/self/status": "Cpus_allowed_list:\t1-2,8-9\n"}
-    assert Quota(plant(tmp_path, pinned)).read()["cores"] == 3.0
+    reading = Quota(plant(tmp_path, pinned)).read()
+    assert (reading["cores"], reading["machine_cores"]) == (3.0, 5.0)
 
 
 def test_a_quota_leaves_fractions_of_a_core(tmp_path):
     plant(tmp_path, CORES, UNIFIED, under(SERVICE, {"cpu.max": "150000 100000\n"} | stat_2(0)))
-    assert Quota(tmp_path).read()["cores"] == 1.5
+    reading = Quota(tmp_path).read()
+    assert (reading["cores"], reading["machine_cores"]) == (1.5, 5.0)
 
 
 def test_the_tightest_quota_of_the_groups_above_counts(tmp_path):

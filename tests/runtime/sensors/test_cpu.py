@@ -61,12 +61,12 @@ def shares(tmp_path):
 
 def test_busy_is_what_others_took_of_all_cores(shares, tmp_path):
     plant(tmp_path, stat((0, (60, 60, 0, 0)), (1, (500, 100, 20, 0))), own(110, 30))  # 50 of 200 busy, 20 our own
-    assert shares.read() == {"busy": 0.15, "core_busy": (0.5, 0.0)}
+    assert shares.read() == {"busy": 0.15}
 
 
 def test_time_stolen_by_the_hypervisor_is_busy(shares, tmp_path):
     plant(tmp_path, stat((0, (10, 60, 0, 50)), (1, (500, 120, 0, 0))), own(100, 20))
-    assert shares.read() == {"busy": 0.25, "core_busy": (0.5, 0.0)}
+    assert shares.read() == {"busy": 0.25}
 
 
 def test_rounding_of_own_time_leaves_busy_at_zero(shares, tmp_path):
@@ -76,7 +76,12 @@ def test_rounding_of_own_time_leaves_busy_at_zero(shares, tmp_path):
 
 def test_a_core_that_came_is_left_out_until_the_next_reading(shares, tmp_path):
     plant(tmp_path, stat((0, (60, 60, 0, 0)), (1, (500, 120, 0, 0)), (2, (900, 0, 0, 0))), own(100, 20))
-    assert shares.read()["core_busy"] == (0.5, 0.0)
+    assert shares.read() == {"busy": 0.25}
+
+
+def test_a_core_that_went_is_left_out(shares, tmp_path):
+    plant(tmp_path, stat((0, (60, 60, 0, 0))), own(100, 20))
+    assert shares.read() == {"busy": 0.5}
 
 
 def test_no_time_between_readings_tells_nothing(shares):
@@ -87,4 +92,4 @@ def test_a_recorded_machine_is_understood(tmp_path):
     plant(tmp_path, {"proc/stat": STAT, "proc/self/stat": OWN_STAT})
     sensor = Shares(tmp_path)
     plant(tmp_path, {"proc/stat": STAT.replace("cpu0 1588701", "cpu0 1588801").replace("467046", "467146")})
-    assert sensor.read() == {"busy": 0.5, "core_busy": (1.0, 0.0)}
+    assert sensor.read() == {"busy": 0.5}

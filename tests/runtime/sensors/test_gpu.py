@@ -13,25 +13,19 @@ def test_every_gpu_has_its_load_in_the_drivers_order():
     )
 
 
-@pytest.mark.parametrize(
-    ("bits", "reasons"),
-    [
-        (0x0, ()),
-        (0x1 | 0x2, ()),
-        (0x4, ("power cap",)),
-        (0x8 | 0x40, ("hardware slowdown", "hardware thermal")),
-        (0x20, ("software thermal",)),
-        (0x80 | 0x1, ("power brake",)),
-    ],
-)
-def test_reasons_that_slow_a_gpu_down_are_named(bits, reasons):
-    reading = Gpus(nvml=Nvml(BOARD | {"reasons": bits})).read()
-    assert (reading["gpu_throttle_reasons"], reading["gpus"][0].throttled) == ((reasons,), bool(reasons))
+@pytest.mark.parametrize("bits", [0x4, 0x8, 0x20, 0x40, 0x80, 0x80 | 0x1])
+def test_power_caps_and_heat_throttle_a_gpu(bits):
+    assert Gpus(nvml=Nvml(BOARD | {"reasons": bits})).read()["gpus"][0].throttled is True
+
+
+@pytest.mark.parametrize("bits", [0x0, 0x1, 0x1 | 0x2, 0x10, 0x100])
+def test_idle_clocks_and_clocks_that_were_set_do_not(bits):
+    assert Gpus(nvml=Nvml(BOARD | {"reasons": bits})).read()["gpus"][0].throttled is False
 
 
 def test_what_a_gpu_does_not_tell_is_unknown():
     reading = Gpus(nvml=Nvml({"used": 30, "total": 80})).read()
-    assert reading == {"gpus": (GpuLoad(memory=0.375),), "gpu_throttle_reasons": (None,)}
+    assert reading == {"gpus": (GpuLoad(memory=0.375),)}
 
 
 def test_a_gpu_that_tells_nothing_fails_the_reading():

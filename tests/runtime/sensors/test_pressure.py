@@ -10,11 +10,11 @@ def pressures(**totals):
 
 def test_stalled_is_the_share_since_the_reading_before(tmp_path):
     clock = Clock()
-    sensor = Pressure(plant(tmp_path, pressures(cpu=7_277_533_034, memory=0, io=50)), clock)
-    assert sensor.read() == {"stalled": None, "memory_stalled": None, "io_stalled": None}
+    sensor = Pressure(plant(tmp_path, pressures(cpu=7_277_533_034, memory=0)), clock)
+    assert sensor.read() == {"stalled": None}
     clock.now_s += 0.5
-    plant(tmp_path, pressures(cpu=7_277_633_034, memory=0, io=500_050))
-    assert sensor.read() == pytest.approx({"stalled": 0.2, "memory_stalled": 0.0, "io_stalled": 1.0})
+    plant(tmp_path, pressures(cpu=7_277_633_034, memory=500_050))
+    assert sensor.read() == pytest.approx({"stalled": 0.2})
 
 
 def test_stalled_is_never_more_than_all_the_time(tmp_path):

@@ -61,16 +61,22 @@ def test_nothing_is_known_before_the_first_round(sensors):
 def test_everything_is_known_after_as_many_rounds_as_sensors(sensors):
     seen = rounds(sensors(), [number / 100 for number in range(len(NO_GPU))]).now
     assert seen == Load(
-        others=4.0, cores=5.0, frequency=0.5, temperature_c=61.0, memory_mb=MEMORY_MB, battery=0.8, on_mains=False
+        others=4.0,
+        cores=5.0,
+        machine_cores=5.0,
+        frequency=0.5,
+        temperature_c=61.0,
+        memory_mb=MEMORY_MB,
+        battery=0.8,
+        on_mains=False,
     )
 
 
-def test_what_load_has_no_field_for_is_a_detail(machine):
+def test_shares_of_others_are_known_from_their_second_reading(machine):
     watching = rounds(Sensors(machine, names=["shares", "memory"]), [0.0, 0.1])
     plant(machine, {"proc/stat": STAT.replace("cpu0 1588701", "cpu0 1588801").replace("467046", "467146")})
     rounds(watching, [1.1])
-    assert (watching.now.busy, watching.now.memory_mb) == (0.5, MEMORY_MB)
-    assert watching.details == {"core_busy": (1.0, 0.0)}
+    assert watching.now == Load(busy=0.5, memory_mb=MEMORY_MB)
 
 
 def test_graphics_processors_are_part_of_the_load(machine, monkeypatch):
