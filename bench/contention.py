@@ -22,7 +22,7 @@ from ..runtime.menu import ways
 from ..runtime.profile import Profile
 from ..runtime.sensors import Sensors
 from .contention_contestants import (
-    OURS,
+    BOTH,
     PROFILE_ROUNDS,
     Runtime,
     enter,
@@ -93,7 +93,9 @@ def run(
         sensors = stack.enter_context(Sensors(own_running=asking))
         asks = enter(stack, bundle, profile, runtime, sensors)
         asks |= enter_switched(stack, controls, runtime, sensors, asked.profile_rounds, partial(tell, "controls"))
-        costs.append(overhead_row(asks[OURS], engine, x[0], name, asked.overhead_rounds))
+        costs += [
+            overhead_row(asks[who], engine, x[0], name, asked.overhead_rounds, ending) for who, ending in BOTH.items()
+        ]
         record = Recorder(engine, bundle, x[:1], lambda: sensors.now).path
         entered = Field(asks, ways(bundle.manifest), record, asking)
         rounds = run_rounds(entered, x, report["deadlines_ms"], effort, tell)
@@ -101,7 +103,7 @@ def run(
     keep(recording, files.recording)  # at once: whatever fails from here on, the minutes of measuring aren't lost
     table = Table(rounds, known)
     tell("time model", 0, 1)
-    foreseen = foresight(recording, bundle, profile, runtime.time_model)
+    foreseen = foresight(recording, bundle, profile, runtime)
     tell("time model", 1, 1)
     rows = [*rows_of(table, name), *foresight_rows(foreseen, name), *costs]
     report |= judged(table, rows) | {"time_models": foreseen}

@@ -3,28 +3,28 @@
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from typing import cast
 
-from ..policies import make_time_model
-from ..policies.latency import TimeModel
-from ..policies.profile_model import ProfileModel
 from ..policies.situation import OperatingPoint, Policy, Situation, Step, Stop
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine, make_engine, runnable
 from ..runtime.measure import measure_profile
-from ..runtime.options import chosen_policy, chosen_profile
+from ..runtime.options import chosen_model, chosen_policy, chosen_profile
 from ..runtime.priority import raise_priority
 from ..runtime.profile import Profile
+from ..runtime.runner import Sensing
 from ..runtime.sensors import Sensors
 from ..runtime.session import Session
 from ..runtime.ticket import OnLate
 from .contention_rounds import Ask
 from .contention_switched import SwitchedEngine, merge
 
-OURS, ALERT, SWITCHED = "this runtime", "alert, scalar filter", "switched networks"
+OURS, SLICES = "this runtime", "this runtime, slices"
+BOTH = {OURS: "", SLICES: ", slices"}  # how this runtime takes part, and what a figure of each is called after
+ALERT, SWITCHED = "alert, scalar filter", "switched networks"
 SMALLEST, AGAIN, FULL = "smallest network", "smallest network again", "full network"
 SUBMITTED, PRIORITISED, ONWARD = "submitted", "submitted, high priority", "submitted, always on"
 ANSWER_S = 60.0  # a ticket that isn't answered by then hangs
@@ -38,6 +38,11 @@ class Runtime:
 
     policy: str
     time_model: str
+
+    @property
+    def with_slices(self) -> "Runtime":
+        """The same with the model of time slices, which looks at the load; it takes part beside whatever is set."""
+        return replace(self, time_model="slices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ def enter(stack: ExitStack, bundle: Bundle, profile: Profile, runtime: Runtime, 
     small, full = smallest_point(bundle, profile), full_point(bundle)
     return {
         OURS: _inferring(opened(runtime)),
+        SLICES: _inferring(opened(runtime.with_slices)),
         SMALLEST: _inferring(opened(fixed, small)),
         AGAIN: _inferring(opened(fixed, small)),
         FULL: _inferring(opened(fixed, full)),
@@ -111,20 +117,19 @@ def open_session(
     engine: Engine,
     profile: Profile,
     runtime: Runtime,
-    sensors: Sensors,
+    sensors: Sensing,
     policy: Policy | OperatingPoint | None = None,
     priority: str = "normal",
 ) -> Session:
-    """What `load` does, for bundles that are in no file too. `policy`: instead of the runtime's."""
+    """What `load` does, for bundles that are in no file too. `policy`: instead of the runtime's.
+
+    `sensors`: everybody's, for a time model that looks at the load, as `load` would have ones of its own.
+    """
     chosen = chosen_policy(runtime.policy if policy is None else policy, None, bundle)
     times = chosen_profile(profile, bundle, engine)
-    model = time_model(runtime.time_model, times)
-    return Session(bundle, engine, chosen, times, model=model, sensors=sensors, priority=priority)
-
-
-def time_model(name: str, profile: Profile) -> TimeModel:
-    """The model of that name; "profile" takes the times on the idle device, whatever happens."""
-    return ProfileModel(profile.levels) if name == "profile" else make_time_model(name)
+    model = chosen_model(runtime.time_model, times)
+    watched = sensors if model.looks_at_load else False
+    return Session(bundle, engine, chosen, times, model=model, sensors=watched, priority=priority)
 
 
 def granted_priority() -> str:

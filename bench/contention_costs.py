@@ -13,6 +13,7 @@ from ..runtime.answer import Answer
 from ..runtime.engines import Engine
 from ..runtime.sensors import cost
 from .contention_rounds import Ask
+from .pools import run_way
 from .report import Row, spread, time_ms
 
 OVERHEAD_ROUNDS = 200
@@ -29,29 +30,23 @@ def steps_of(answer: Answer) -> list[Step]:
     return [Step(first, depth, width, precision) for first, depth in zip(starts, answer.exits, strict=True)]
 
 
-def run_steps(engine: Engine, steps: list[Step], x: NDArray[np.float32]) -> None:
-    """The bare steps, one after the other; `x`: one sample."""
-    features: NDArray[np.float32] | None = x[None]
-    for step in steps:
-        if features is None:
-            raise ValueError(f"nothing goes on to {step}: the step before it ended at the final exit")
-        _, features = engine.run(step, features)
+def overhead_row(ask: Ask, engine: Engine, x: NDArray[np.float32], network: str, rounds: int, ending: str = "") -> Row:
+    """Microseconds that a request takes beyond its steps, as many times as said.
 
-
-def overhead_row(ask: Ask, engine: Engine, x: NDArray[np.float32], network: str, rounds: int) -> Row:
-    """Microseconds that a request takes beyond its steps, as many times as said; `x`: one sample."""
+    `x`: one sample; `ending`: of the figure's name.
+    """
     rng, over_us, raw_ms = random.Random(0), [], []
     steps = steps_of(_answered(ask, x))
     for _ in range(rounds):
         answers: list[Answer] = []
         asked_ms = _paused(rng, lambda: answers.append(_answered(ask, x)))  # noqa: B023  (called at once)
         steps = steps_of(answers[0])
-        raw_ms.append(_paused(rng, partial(run_steps, engine, steps, x)))
+        raw_ms.append(_paused(rng, partial(run_way, engine, steps, x[None])))
         over_us.append((asked_ms - raw_ms[-1]) * 1e3)
     return Row(
-        "overhead per request over the bare steps", network, float(np.median(over_us)), "µs", at_most=MOST_US,
+        f"overhead per request over the bare steps{ending}", network, float(np.median(over_us)), "µs", at_most=MOST_US,
         spread=spread(over_us), control={"steps": [list(step) for step in steps], "bare, ms": float(np.median(raw_ms))},
-        note="everything on, a deadline that never comes; pairs, each after a pause",
+        note="a deadline that never comes; pairs, each after a pause",
     )  # fmt: skip
 
 

@@ -1,32 +1,32 @@
-"""How well the runtime's time model foretold the times that `bench.contention` recorded."""
+"""How well the time models of `bench.contention` foretold the times that it recorded."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..policies.situation import Step
 from ..runtime.bundle import Bundle
 from ..runtime.menu import all_steps
+from ..runtime.options import chosen_model
 from ..runtime.profile import Profile
-from .contention_contestants import time_model
-from .foresight import LEVEL, evaluate
+from .contention_contestants import BOTH, OURS, SLICES, Runtime
+from .foresight import LEVEL, LONG, PATHS, STEPS, TUNED, evaluate
 from .recordings import Recording
 from .report import Row
 
-OURS, TUNED = "this runtime's", "scalar, tuned"
-STEPS, PATHS, LONG = "steps", "paths", "long paths"
 OFF_POINTS, OVER_HINDSIGHT, OVER_SCALAR = 0.5, 1.1, 0.75
 SKIP = 200  # steps and paths at the beginning
 
 
-def foresight(recording: Recording, bundle: Bundle, profile: Profile, ours: str) -> dict[str, Any]:
-    """Figures of time models, `ours` by its name, on steps, whole paths and those longer than a slice.
+def foresight(recording: Recording, bundle: Bundle, profile: Profile, runtime: Runtime) -> dict[str, Any]:
+    """Figures of time models, this runtime's by contestant, on steps, whole paths and those longer than a slice.
 
     As `evaluate` gives them, but None for what can't be said, such as a ratio of nothing.
     """
     idle_ms: dict[Step, Sequence[float]] = {step: profile.finish_ms(step) for step in all_steps(bundle.manifest)}
-    names = {OURS: ours, "profile": "profile"}
-    models = {who: lambda name=name: time_model(name, profile) for who, name in names.items()}
+    names = {OURS: runtime.time_model, SLICES: runtime.with_slices.time_model, "profile": "profile"}
+    models = {who: lambda name=name: chosen_model(name, profile) for who, name in names.items()}
     skip = min(SKIP, len(recording.paths) // 2)
     found = evaluate(recording, models, idle_ms, skip)
     return {who: {kind: _said(figures) for kind, figures in kinds.items()} for who, kinds in found.items()}
@@ -37,8 +37,15 @@ def _said(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def foresight_rows(found: Mapping[str, Mapping[str, Any]], network: str) -> list[Row]:
-    """The time model's figures that have a goal and can be said."""
-    ours = found[OURS]
+    """What has a goal and can be said of both of this runtime's time models."""
+    return [
+        replace(row, figure=row.figure + ending)
+        for who, ending in BOTH.items()
+        for row in _rows(found[who], found[TUNED], network)
+    ]
+
+
+def _rows(ours: Mapping[str, Any], tuned: Mapping[str, Any], network: str) -> list[Row]:
     rows = [_share_row(ours[kind], kind, network) for kind in (STEPS, PATHS) if ours[kind]["under"] is not None]
     rows += [
         Row(f"pinball loss of {kind} over a constant's in hindsight", network, ours[kind]["over_hindsight"], "×",
@@ -46,7 +53,7 @@ def foresight_rows(found: Mapping[str, Mapping[str, Any]], network: str) -> list
         for kind in (STEPS, PATHS) if ours[kind]["over_hindsight"] is not None
     ]  # fmt: skip
     if ours[LONG]["over_scalar"] is not None:
-        control = {"count": ours[LONG]["count"], "losses, ms": [ours[LONG]["loss_ms"], found[TUNED][LONG]["loss_ms"]]}
+        control = {"count": ours[LONG]["count"], "losses, ms": [ours[LONG]["loss_ms"], tuned[LONG]["loss_ms"]]}
         rows.append(
             Row("pinball loss of long paths over the tuned scalar filter's", network, ours[LONG]["over_scalar"], "×",
                 at_most=OVER_SCALAR, control=control)

@@ -4,16 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .contention_contestants import ALERT, FULL, OURS, SLICES, SMALLEST, SWITCHED
+from .contention_load import ENVIRONMENTS
+from .contention_report import BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
+
 # who is drawn, how, and the name in the legend; everybody else is in the JSON alone
 STYLES = {
-    "this runtime": ("tab:blue", "o-", 2.5),
-    "switched networks": ("tab:red", "D--", 1.5),
-    "alert, scalar filter": ("tab:purple", "^--", 1.2),
-    "full network": ("tab:orange", "s:", 1.2),
-    "smallest network": ("tab:brown", "v:", 1.2),
-    "best fixed point of each environment": ("tab:green", "x--", 1.2),
-    "phase oracle": ("black", "+--", 1.2),
-    "clairvoyant": ("gray", "-", 1.0),
+    OURS: ("tab:blue", "o-", 2.5),
+    SLICES: ("tab:cyan", "o-", 1.5),
+    SWITCHED: ("tab:red", "D--", 1.5),
+    ALERT: ("tab:purple", "^--", 1.2),
+    FULL: ("tab:orange", "s:", 1.2),
+    SMALLEST: ("tab:brown", "v:", 1.2),
+    BEST_HERE: ("tab:green", "x--", 1.2),
+    PHASE_ORACLE: ("black", "+--", 1.2),
+    CLAIRVOYANT: ("gray", "-", 1.0),
 }
 
 
@@ -64,5 +69,5 @@ def _panel(axes: Any, counts: list[dict[str, Any]]) -> None:
 
 
 def _usual_order(environment: str) -> tuple[int, str]:
-    usual = ("idle", "compute", "memory", "bursts", "python")
+    usual = [each.name for each in ENVIRONMENTS]
     return (usual.index(environment) if environment in usual else len(usual), environment)

@@ -6,17 +6,18 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..policies.latency import Ran, TimeModel
 from ..policies.scalar import ScalarFilter
 from ..policies.situation import Step
 from .recordings import Leg, RecordedPath, Recording
+from .report import FloatArray
 
 LEVEL = 0.99
 SLICE_MS = 3.0  # paths whose own time is longer can lose time slices, see `policies/slices.py`
+STEPS, PATHS, LONG = "steps", "paths", "long paths"
+TUNED = "scalar, tuned"
 Times = Mapping[Step, Sequence[float]]
-FloatArray = NDArray[np.float64]
 
 
 class Foretold(NamedTuple):
@@ -111,9 +112,9 @@ def share_under(foretold: Sequence[Foretold]) -> float:
 
 
 KINDS: dict[str, Callable[[Foretold], bool]] = {
-    "steps": lambda each: not each.whole,
-    "paths": lambda each: each.whole,
-    "long paths": lambda each: each.whole and each.long,
+    STEPS: lambda each: not each.whole,
+    PATHS: lambda each: each.whole,
+    LONG: lambda each: each.whole and each.long,
 }
 
 
@@ -123,7 +124,7 @@ def evaluate(
     """Every model on steps, paths, and paths longer than a slice.
 
     Args:
-        models: makes each of them anew, by name; ALERT's filter tuned in hindsight is added as "scalar, tuned".
+        models: makes each of them anew, by name; ALERT's filter tuned in hindsight is added as `TUNED`.
         idle_ms: (levels of the profile, the median first) of every step and whole path.
         skip: observations at the beginning that don't count, as a model starts to learn.
 
@@ -136,7 +137,7 @@ def evaluate(
     report: dict[str, dict[str, dict[str, Any]]] = {}
     for kind, chosen in KINDS.items():
         picked = {name: [each for each in foretold if chosen(each)] for name, foretold in told.items()}
-        picked["scalar, tuned"] = scalar[kind]
+        picked[TUNED] = scalar[kind]
         scalar_ms = mean_loss(scalar[kind])
         for name, foretold in picked.items():
             report.setdefault(name, {})[kind] = _figures(foretold, scalar_ms)

@@ -3,7 +3,7 @@
 Each step's ONNX Runtime session has its own threads, which by default spin on after a run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import product
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..policies.situation import Step
 from ..runtime.bundle import Bundle
+from ..runtime.engines import Engine
 from ..runtime.engines.onnx import OnnxEngine
 from ..runtime.menu import legs
 from .report import FloatArray, Row, interleaved, spread
@@ -55,8 +56,8 @@ def pool_rows(bundle: Bundle, network: str, rounds: int, calls: int) -> list[Row
     return [_row(network, times, setting, width) for setting, width in product(SETTINGS, widths)]
 
 
-def run_way(engine: OnnxEngine, steps: tuple[Step, ...], x: np.ndarray) -> None:
-    """One request through `steps`, one after the other."""
+def run_way(engine: Engine, steps: Sequence[Step], x: np.ndarray) -> None:
+    """One request through bare `steps`, one after the other; `x`: (samples, …)."""
     features: np.ndarray | None = x
     for step in steps:
         if features is None:

@@ -20,11 +20,13 @@ from stretto.bench.contention_contestants import (
     ONWARD,
     OURS,
     PRIORITISED,
+    SLICES,
     SMALLEST,
     SUBMITTED,
     SWITCHED,
     Runtime,
     full_point,
+    open_session,
     smallest_point,
 )
 from stretto.bench.contention_load import ENVIRONMENTS
@@ -32,6 +34,7 @@ from stretto.bench.contention_report import BEST_FIXED, BEST_HERE, CLAIRVOYANT, 
 from stretto.bench.contention_rounds import Effort
 from stretto.bench.contention_switched import SwitchedEngine, by_width, find_controls, merge
 from stretto.bench.recordings import Recording
+from stretto.policies.load import UNKNOWN, Load
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
@@ -44,7 +47,7 @@ from ..runtime.toy import toy_bundle
 
 DIGITS = {"shape": (1, 8, 8), "classes": 10, "precisions": ("fp32", "int8")}
 HINDSIGHT = {BEST_FIXED, BEST_HERE, PHASE_ORACLE, CLAIRVOYANT}
-EVERYBODY = {OURS, SMALLEST, AGAIN, FULL, ALERT, SUBMITTED, PRIORITISED, ONWARD, SWITCHED} | HINDSIGHT
+EVERYBODY = {OURS, SLICES, SMALLEST, AGAIN, FULL, ALERT, SUBMITTED, PRIORITISED, ONWARD, SWITCHED} | HINDSIGHT
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +83,26 @@ def test_everybody_takes_part_in_every_environment(report: dict) -> None:
 def test_rows_are_finite_and_have_the_issues_goals(report: dict) -> None:
     rows = {row["figure"]: row for row in report["rows"]}
     assert not [row for row in rows.values() if not np.isfinite(row["value"])]
-    goals = {"overhead per request over the bare steps": "≤ 150", "int8 faster than fp32, full width, idle": "≥ 2.5"}
+    overhead = "overhead per request over the bare steps"
+    goals = {overhead: "≤ 150", f"{overhead}, slices": "≤ 150", "int8 faster than fp32, full width, idle": "≥ 2.5"}
     assert {figure: rows[figure]["goal"] for figure in goals} == goals
+
+
+@pytest.mark.parametrize(("time_model", "looks"), [("profile", False), ("scalar", False), ("slices", True)])
+def test_only_a_time_model_that_looks_at_the_load_is_told_it(folder: Path, time_model: str, looks: bool) -> None:
+    class Watched:
+        asked = 0
+
+        @property
+        def now(self) -> Load:
+            self.asked += 1
+            return UNKNOWN
+
+    bundle, sensors = Bundle.open(folder / "toy.stretto"), Watched()
+    engine, runtime = make_engine("onnx", bundle), Runtime("deadline", time_model)
+    with open_session(bundle, engine, set_profile(bundle, stage_ms=2.0), runtime, sensors) as session:
+        session.infer(np.zeros((1, 8, 8), np.float32))
+    assert (sensors.asked > 0) == looks
 
 
 def test_recorded_times_are_kept_whatever_comes_of_the_report(

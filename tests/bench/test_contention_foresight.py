@@ -1,8 +1,11 @@
 """The time model's rows, from figures as `bench.foresight` gives them."""
 
-from stretto.bench.contention_foresight import LONG, OURS, PATHS, STEPS, TUNED, foresight_rows
+from stretto.bench.contention_contestants import OURS, SLICES
+from stretto.bench.contention_foresight import foresight_rows
+from stretto.bench.foresight import LONG, PATHS, STEPS, TUNED
 
 NONE = {"count": 0, "under": None, "loss_ms": None, "over_hindsight": None, "over_scalar": None}
+NOTHING = {STEPS: NONE, PATHS: NONE, LONG: NONE}
 
 
 def figures(under: float) -> dict:
@@ -10,16 +13,25 @@ def figures(under: float) -> dict:
 
 
 def test_a_share_above_the_level_is_as_wrong_as_one_below() -> None:
-    rows = foresight_rows({OURS: {STEPS: figures(0.994), PATHS: figures(0.98), LONG: NONE}}, "net")
+    ours = {STEPS: figures(0.994), PATHS: figures(0.98), LONG: NONE}
+    rows = foresight_rows({OURS: ours, SLICES: NOTHING, TUNED: NOTHING}, "net")
     assert [round(row.value, 3) for row in rows[:2]] == [0.4, 1.0]
     assert [row.met for row in rows] == [True, False, True, True]
 
 
 def test_long_paths_are_compared_with_the_tuned_filter_where_there_are_any() -> None:
-    found = {OURS: {kind: figures(0.99) for kind in (STEPS, PATHS, LONG)}, TUNED: {LONG: figures(0.9)}}
-    row = foresight_rows(found, "net")[-1]
+    ours = {kind: figures(0.99) for kind in (STEPS, PATHS, LONG)}
+    row = foresight_rows({OURS: ours, SLICES: NOTHING, TUNED: {LONG: figures(0.9)}}, "net")[-1]
     assert (row.value, row.goal, row.met) == (0.7, "≤ 0.75", True)
 
 
 def test_what_cannot_be_said_has_no_row() -> None:
-    assert foresight_rows({OURS: {STEPS: NONE, PATHS: NONE, LONG: NONE}}, "net") == []
+    assert foresight_rows({OURS: NOTHING, SLICES: NOTHING, TUNED: NOTHING}, "net") == []
+
+
+def test_model_of_slices_has_the_same_rows_with_the_same_goals() -> None:
+    kinds = {kind: figures(0.99) for kind in (STEPS, PATHS, LONG)}
+    rows = foresight_rows({OURS: kinds, SLICES: kinds, TUNED: kinds}, "net")
+    plain, slices = rows[:5], rows[5:]
+    assert [row.figure for row in slices] == [f"{row.figure}, slices" for row in plain]
+    assert [row.goal for row in slices] == [row.goal for row in plain]

@@ -1,6 +1,18 @@
 import numpy as np
 import pytest
-from stretto.bench.foresight import Foretold, evaluate, in_hindsight, mean_loss, pinball, replay, share_under
+from stretto.bench.foresight import (
+    LONG,
+    PATHS,
+    STEPS,
+    TUNED,
+    Foretold,
+    evaluate,
+    in_hindsight,
+    mean_loss,
+    pinball,
+    replay,
+    share_under,
+)
 from stretto.bench.recordings import Recording
 from stretto.policies.profile_model import ProfileModel
 from stretto.policies.scalar import ScalarFilter
@@ -81,8 +93,8 @@ def test_evaluation_has_every_model_and_kind_and_the_tuned_scalar_as_measure():
     paths = tuple(made_up(times_ms=((1.0, 1.0 + at % 3), (2.0, 2.0))) for at in range(40))
     models = {"profile": lambda: ProfileModel((0.5, 0.99)), "scalar": ScalarFilter}
     report = evaluate(Recording(paths), models, IDLE_MS, skip=30)
-    assert set(report) == {"profile", "scalar", "scalar, tuned"}
-    assert report["profile"]["steps"]["count"] + report["profile"]["paths"]["count"] == 3 * 40 - 30
-    assert report["scalar, tuned"]["paths"]["over_scalar"] == 1.0
-    assert report["scalar"]["paths"]["over_scalar"] >= 1.0
-    assert report["profile"]["long paths"]["count"] == 0
+    assert set(report) == {"profile", "scalar", TUNED}
+    assert report["profile"][STEPS]["count"] + report["profile"][PATHS]["count"] == 3 * 40 - 30
+    assert report[TUNED][PATHS]["over_scalar"] == 1.0
+    assert report["scalar"][PATHS]["over_scalar"] >= 1.0
+    assert report["profile"][LONG]["count"] == 0
