@@ -96,7 +96,7 @@ def run(
         costs += [
             overhead_row(asks[who], engine, x[0], name, asked.overhead_rounds, ending) for who, ending in BOTH.items()
         ]
-        record = Recorder(engine, bundle, x[:1], lambda: sensors.now).path
+        record = Recorder(engine, bundle, x[0], lambda: sensors.now).path
         entered = Field(asks, ways(bundle.manifest), record, asking)
         rounds = run_rounds(entered, x, report["deadlines_ms"], effort, tell)
     recording = recording_of(rounds)

@@ -1,16 +1,14 @@
-"""Recorded times of every width and precision under other people's load, and how well time models foretell them.
+"""Recorded times of widths and precisions that run exit by exit to their final exit, under other people's load.
 
-In every round each width and precision runs exit by exit to its final exit once, in random order, each after a pause:
+Whoever asks sees to order, pauses and load:
 
-    recorder = Recorder(engine, bundle)
-    recording = recorder.rounds(200, "busy")
-    recording.save(path)
+    recorder = Recorder(engine, bundle, x, load)
+    paths = [recorder.path(way, x, "busy") for way in ways(bundle.manifest)]
+    Recording(tuple(paths)).save(file)
 """
 
-import os
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +22,6 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
 from ..runtime.menu import legs, ways
 
-PAUSE_S = (0.005, 0.020)  # before each path: from a scheduler's slice to a frame
 _FORMAT = 1
 _UNKNOWN = float("nan")
 Way = tuple[float, str]
@@ -41,7 +38,11 @@ class Leg(NamedTuple):
 
 
 class RecordedPath(NamedTuple):
-    """One request that went to its final exit. `phase`: of load, as the bench calls it; `at_s`: since the first."""
+    """One request that went to its final exit.
+
+    `round`: numbered by whoever asked for it, 0 until then; `phase`: of load, as the bench calls it; `at_s`: since
+    recording began.
+    """
 
     round: int
     phase: str
@@ -67,15 +68,6 @@ class Recording:
     """Paths in the order of time."""
 
     paths: tuple[RecordedPath, ...]
-
-    def __add__(self, later: "Recording") -> "Recording":
-        """Both, one after the other, rounds and times counting on."""
-        if not self.paths or not later.paths:
-            return later if later.paths else self
-        ended, begins = self.paths[-1], later.paths[0]
-        round, at_s = ended.round + 1 - begins.round, max(0.0, ended.at_s - begins.at_s)
-        moved = (path._replace(round=path.round + round, at_s=path.at_s + at_s) for path in later.paths)
-        return Recording((*self.paths, *moved))
 
     def save(self, path: Path) -> None:
         """As a compressed `.npz`; of the load, `others` and `cores` are kept."""
@@ -118,51 +110,16 @@ class Recorder:
     """Runs paths and keeps what they took, on the thread that calls it.
 
     Args:
-        inputs: (samples, …) as the network takes them, used in turn; noise unless given.
+        x: one sample as the network takes it; every path is run with it once, untimed.
         load: what is known of the load; read before every step.
-        seed: of the order of paths and of the pauses.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        bundle: Bundle,
-        inputs: NDArray[np.float32] | None = None,
-        load: "Callable[[], Load] | None" = None,
-        seed: int = 0,
-    ):
-        shape = bundle.manifest.input.shape
-        self._engine = engine
-        self._inputs = np.random.default_rng(0).standard_normal((8, *shape), np.float32) if inputs is None else inputs
-        self._load = load or running_tasks()
-        self._random = random.Random(seed)
+    def __init__(self, engine: Engine, bundle: Bundle, x: NDArray[np.float32], load: Callable[[], Load]) -> None:
+        self._engine, self._load = engine, load
         self._legs = {way: legs(bundle.manifest, *way) for way in ways(bundle.manifest)}
-        self._rounds, self._began_s = 0, time.monotonic()
+        self._began_s = time.monotonic()
         for way in self._legs:  # so that what only a first run does isn't timed
-            self.path(way, self._inputs[0])
-
-    def rounds(
-        self,
-        rounds: int,
-        phase: str,
-        pause_s: tuple[float, float] = PAUSE_S,
-        progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Recording:
-        """So many rounds, all under the same load; `progress(done, total)` is called after each."""
-        paths: list[RecordedPath] = []
-        for done in range(1, rounds + 1):
-            paths += self.round(phase, pause_s)
-            progress(done, rounds)
-        return Recording(tuple(paths))
-
-    def round(self, phase: str, pause_s: tuple[float, float] = PAUSE_S) -> list[RecordedPath]:
-        """Every width and precision once, in random order, each after a pause."""
-        paths = []
-        for way in self._random.sample(list(self._legs), len(self._legs)):
-            time.sleep(self._random.uniform(*pause_s))
-            paths.append(self.path(way, self._inputs[self._rounds % len(self._inputs)], phase))
-        self._rounds += 1
-        return paths
+            self.path(way, x)
 
     def path(self, way: Way, x: NDArray[np.float32], phase: str = "") -> RecordedPath:
         """One path to its final exit, now; `x`: one sample, which a sleep of this thread should go before."""
@@ -177,50 +134,7 @@ class Recorder:
             cpu_ms = (cpu_now_s - cpu_s) * 1e3 if self._engine.in_caller else None
             taken.append(Leg(step, (cpu_s - awake_s) * 1e3, cpu_ms, (wall_now_s - wall_s) * 1e3, load))
             wall_s, cpu_s = wall_now_s, cpu_now_s
-        return RecordedPath(self._rounds, phase, at_s, tuple(taken))
-
-
-def running_tasks() -> Callable[[], Load]:
-    """Reads how many other tasks of the whole system run or want to (Linux), and the cores that this process may use.
-
-    Costs some microseconds; elsewhere nothing is known.
-    """
-    try:
-        file = os.open("/proc/loadavg", os.O_RDONLY)
-    except OSError:
-        return Load
-    cores = float(len(os.sched_getaffinity(0)))
-
-    def read() -> Load:
-        running = os.pread(file, 64, 0).split()[3].split(b"/")[0]
-        return Load(others=max(int(running) - 1.0, 0.0), cores=cores)  # the one that reads runs, too
-
-    return read
-
-
-def idle_times(
-    recording: Recording, levels: Sequence[float], phase: str | None = None
-) -> dict[Step, tuple[float, ...]]:
-    """(levels,) quantiles of every step's time, and of the whole paths', in the phase that stands for the idle device.
-
-    Without a phase: of the processor time, whatever the load was, which flatters neither.
-    """
-    times: dict[Step, list[float]] = {}
-    for path in recording.paths:
-        for first in range(len(path.legs)):
-            for last in range(first, len(path.legs)):
-                span = path._replace(legs=path.legs[first : last + 1]).whole
-                if phase is None and span.cpu_ms is not None:
-                    times.setdefault(span.step, []).append(span.cpu_ms)
-                elif phase == path.phase:
-                    times.setdefault(span.step, []).append(span.wall_ms)
-    if not times:
-        raise ValueError(f"there is no phase {phase!r} in this recording; it has {', '.join(_phases(recording.paths))}")
-    return {step: tuple(np.quantile(ms, levels, method="higher").tolist()) for step, ms in times.items()}
-
-
-def _phases(paths: Iterable[RecordedPath]) -> Iterator[str]:
-    yield from sorted({repr(path.phase) for path in paths})
+        return RecordedPath(0, phase, at_s, tuple(taken))
 
 
 def _numbers(leg: Leg) -> tuple[float, ...]:

@@ -2,7 +2,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from stretto.bench.recordings import Leg, RecordedPath, Recorder, Recording, idle_times, running_tasks
+from stretto.bench.recordings import Leg, RecordedPath, Recorder, Recording
 from stretto.policies.load import Load
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
@@ -32,17 +32,23 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recording(bundle):
     with closing(make_engine("onnx", bundle)) as engine:
-        recorder = Recorder(engine, bundle, load=lambda: BUSY)
-        return recorder.rounds(2, "idle", pause_s=(0.0, 0.0)) + recorder.rounds(1, "busy", pause_s=(0.0, 0.0))
+        x = np.random.default_rng(0).standard_normal(bundle.manifest.input.shape, np.float32)
+        recorder = Recorder(engine, bundle, x, lambda: BUSY)
+        phases = ("idle", "idle", "busy")
+        return Recording(tuple(recorder.path(way, x, phase) for phase in phases for way in ways(bundle.manifest)))
 
 
-def test_every_round_runs_every_way_once_to_its_final_exit(bundle, recording):
-    assert len(recording.paths) == 3 * len(ways(bundle.manifest))
-    for number in range(3):
-        taken = {path.legs[0].step[2:]: path for path in recording.paths if path.round == number}
-        assert set(taken) == set(ways(bundle.manifest))
-        for way, path in taken.items():
-            assert tuple(leg.step for leg in path.legs) == legs(bundle.manifest, *way)
+def test_path_runs_every_leg_of_its_way_to_the_final_exit(bundle, recording):
+    assert [path.legs[0].step[2:] for path in recording.paths] == [*ways(bundle.manifest)] * 3
+    for path in recording.paths:
+        assert tuple(leg.step for leg in path.legs) == legs(bundle.manifest, *path.legs[0].step[2:])
+
+
+def test_paths_are_of_the_phase_and_time_that_they_ran_in(recording):
+    count = len(recording.paths) // 3
+    assert [path.phase for path in recording.paths] == ["idle"] * 2 * count + ["busy"] * count
+    at_s = [path.at_s for path in recording.paths]
+    assert at_s == sorted(at_s) and at_s[0] > 0
 
 
 def test_times_of_a_path_go_on_from_leg_to_leg(recording):
@@ -53,16 +59,9 @@ def test_times_of_a_path_go_on_from_leg_to_leg(recording):
         assert all(leg.wall_ms > 0 and leg.load == BUSY for leg in path.legs)
 
 
-def test_recordings_added_count_on(recording):
-    assert [path.phase for path in recording.paths].count("busy") == len(recording.paths) // 3
-    assert [path.round for path in (recording + recording).paths][-1] == 5
-    at_s = [path.at_s for path in recording.paths]
-    assert at_s == sorted(at_s)
-
-
 def test_saved_recording_is_loaded_as_it_was(recording, tmp_path):
     unknown = made_up("a phase", 3, 7.5, times_ms=((None, 2.5),), load=Load())
-    kept = recording + Recording((unknown,))
+    kept = Recording((*recording.paths, unknown))
     kept.save(tmp_path / "kept.npz")
     assert Recording.load(tmp_path / "kept.npz") == kept
 
@@ -77,25 +76,3 @@ def test_whole_path_is_one_step_from_the_input_to_the_last_exit():
     whole = made_up(times_ms=((1.0, 1.5), (2.0, 6.0), (0.5, 0.5))).whole
     assert whole == Leg(Step(0, 3, 1.0), 0.0, 3.5, 8.0, BUSY)
     assert made_up(times_ms=((1.0, 1.5), (None, 6.0))).whole.cpu_ms is None
-
-
-def test_idle_times_are_quantiles_of_every_span_in_the_phase_named():
-    idle = [made_up(times_ms=((0.5, 1.0 + at), (0.5, 2.0))) for at in range(3)]
-    recording = Recording((*idle, made_up("busy", times_ms=((0.5, 50.0), (0.5, 50.0)))))
-    assert idle_times(recording, (0.5, 0.99), "idle") == {
-        Step(0, 1, 1.0): (2.0, 3.0),
-        Step(0, 2, 1.0): (4.0, 5.0),
-        Step(2, 2, 1.0): (2.0, 2.0),
-    }
-    assert idle_times(recording, (0.5,))[Step(0, 2, 1.0)] == (1.0,)
-
-
-def test_phase_that_was_not_recorded_is_refused_with_those_that_were():
-    with pytest.raises(ValueError, match=r"no phase 'calm' in this recording; it has 'busy', 'idle'"):
-        idle_times(Recording((made_up(), made_up("busy"))), (0.5,), "calm")
-
-
-def test_running_tasks_are_known_with_the_cores_or_not_at_all():
-    load = running_tasks()()
-    assert (load.others is None) == (load.cores is None)
-    assert load.others is None or load.others >= 0
