@@ -22,7 +22,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
 from ..runtime.menu import legs, ways
 
-_FORMAT = 1
+_FORMAT = 2
 _UNKNOWN = float("nan")
 Way = tuple[float, str]
 
@@ -70,7 +70,7 @@ class Recording:
     paths: tuple[RecordedPath, ...]
 
     def save(self, path: Path) -> None:
-        """As a compressed `.npz`; of the load, `others` and `cores` are kept."""
+        """As a compressed `.npz`; of the load, what time models look at is kept."""
         rows = [(number, leg) for number, path in enumerate(self.paths) for leg in path.legs]
         np.savez_compressed(
             path,
@@ -82,7 +82,7 @@ class Recording:
             stages=np.array([leg.step[:2] for _, leg in rows], np.int64).reshape(-1, 2),
             widths=np.array([leg.step.width for _, leg in rows], np.float64),
             precisions=np.array([leg.step.precision for _, leg in rows], str),
-            times_ms=np.array([_numbers(leg) for _, leg in rows], np.float64).reshape(-1, 5),
+            times_ms=np.array([_numbers(leg) for _, leg in rows], np.float64).reshape(-1, 6),
         )
 
     @classmethod
@@ -138,14 +138,14 @@ class Recorder:
 
 
 def _numbers(leg: Leg) -> tuple[float, ...]:
-    known = (leg.cpu_ms, leg.load.others, leg.load.cores)
-    cpu_ms, others, cores = (_UNKNOWN if number is None else number for number in known)
-    return leg.ran_ms, cpu_ms, leg.wall_ms, others, cores
+    known = (leg.cpu_ms, leg.load.others, leg.load.cores, leg.load.machine_cores)
+    cpu_ms, *load = (_UNKNOWN if number is None else number for number in known)
+    return leg.ran_ms, cpu_ms, leg.wall_ms, *load
 
 
 def _leg(step: Step, numbers: list[float]) -> Leg:
-    ran_ms, cpu_ms, wall_ms, others, cores = numbers
-    load = Load(others=_known(others), cores=_known(cores))
+    ran_ms, cpu_ms, wall_ms, others, cores, machine_cores = numbers
+    load = Load(others=_known(others), cores=_known(cores), machine_cores=_known(machine_cores))
     return Leg(step, ran_ms, _known(cpu_ms), wall_ms, load)
 
 

@@ -11,7 +11,7 @@ from stretto.runtime.menu import legs, ways
 
 from ..runtime.toy import toy_bundle
 
-BUSY = Load(others=3.0, cores=2.0)
+BUSY = Load(others=3.0, cores=2.0, machine_cores=4.0)
 
 
 def made_up(phase="idle", round=0, at_s=0.0, width=1.0, times_ms=((1.0, 1.0), (2.0, 6.0)), load=BUSY):
@@ -68,7 +68,7 @@ def test_saved_recording_is_loaded_as_it_was(recording, tmp_path):
 
 def test_recording_of_another_version_is_refused(tmp_path):
     np.savez(tmp_path / "old.npz", format=0)
-    with pytest.raises(ValueError, match=r"old\.npz: format is 0, this version of stretto reads 1"):
+    with pytest.raises(ValueError, match=r"old\.npz: format is 0, this version of stretto reads 2"):
         Recording.load(tmp_path / "old.npz")
 
 
