@@ -182,8 +182,8 @@ def worthwhile(steps: tuple[Step, ...], accuracy: FloatArray, times: FloatArray)
     others, later = accuracy[None], times[:, None]  # each step's row has what the others are like
     as_good = (others >= accuracy[:, None]) & (times[None] <= later).all(axis=2)
     better = (others > accuracy[:, None]) | (times[None] < later).any(axis=2)
-    is_beaten = (as_good & better).any(axis=1).tolist()
-    deepest = {_way(step): step.depth for step, beaten in zip(steps, is_beaten, strict=True) if not beaten}
+    is_beaten = np.any(as_good & better, axis=1)
+    deepest = {_way(step): step.depth for row, step in enumerate(steps) if not is_beaten[row]}
     return tuple(step for step in steps if step.depth <= deepest.get(_way(step), 0))
 
 
