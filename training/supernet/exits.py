@@ -95,7 +95,7 @@ def _halve(at: Place, name: str) -> Place:
     channels, *sides = at.shape[1:]
     if 9 * channels**2 * math.prod((side + 1) // 2 for side in sides) <= at.dear:
         return _convolve(at, name, nn.Conv2d(channels, channels, 3, 2, 1, bias=False))
-    by = tuple(min(2, side) for side in sides)  # a side of one pixel stays
+    by = (min(2, sides[0]), min(2, sides[1]))  # a side of one pixel stays
     node = _append(at.module, name, nn.AvgPool2d(by), at.node)
     return replace(at, node=node, shape=(*at.shape[:2], *(side // k for side, k in zip(sides, by, strict=True))))
 
