@@ -11,7 +11,7 @@ from .targets import way_to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heading(ABC):
-    """Looks for its target anew at every exit and goes there one exit at a time, unless time is ample.
+    """Heads for a target, in one go unless a confidence may stop at an exit on the way; asked again, for a new one.
 
     A policy says in `target` what is worth heading for, and nothing else.
 
@@ -30,7 +30,7 @@ class Heading(ABC):
         object.__setattr__(self, "_rule", as_rule(self.confidence))
 
     def next(self, situation: Situation) -> Step | Stop:
-        """The first leg towards the target, or all of it where there is ample time. Otherwise the reason to stop.
+        """All the way to the target, or its first leg where a confidence is set. Otherwise the reason to stop.
 
         Raises:
             ValueError: the situation lacks what this policy looks at.
@@ -40,7 +40,7 @@ class Heading(ABC):
         if self._rule is not None and self._rule.is_sure(situation.evidence):
             return Stop.CONFIDENCE
         target = self.target(situation)
-        return target if isinstance(target, Stop) else way_to(target, situation, self._rule)
+        return target if isinstance(target, Stop) else way_to(target, situation.steps, self._rule)
 
     @abstractmethod
     def target(self, situation: Situation) -> Step | Stop:

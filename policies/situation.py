@@ -4,10 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-FloatArray = NDArray[np.floating]
+from .scores import FloatArray, calibrated_scores
 
 
 class OperatingPoint(NamedTuple):
@@ -53,15 +50,21 @@ class Budget:
 class Evidence(NamedTuple):
     """What one exit said about one input.
 
-    `scores`: (classes,) calibrated probabilities (softmax at the exit's temperature); `top`: the number of the most
-    probable class; `confidence`: its probability; `accuracy`: the exit's held-out accuracy, in [0, 1].
+    `logits`: (classes,); `temperature`: what divides them, > 0; `top`: the number of the most probable class;
+    `confidence`: its calibrated probability; `accuracy`: the exit's held-out accuracy, in [0, 1].
     """
 
     point: OperatingPoint
-    scores: FloatArray
+    logits: FloatArray
+    temperature: float
     top: int
     confidence: float
     accuracy: float
+
+    @property
+    def scores(self) -> FloatArray:
+        """(classes,) calibrated probabilities, made anew each time, as most requests need `confidence` alone."""
+        return calibrated_scores(self.logits, self.temperature)
 
 
 @dataclass(slots=True)

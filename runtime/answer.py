@@ -1,7 +1,7 @@
 """What a request comes back with."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Stop
 from .course import Request
@@ -14,7 +14,7 @@ class Answer:
     """The best of the exits reached: the one with the highest held-out accuracy, of equal ones the deepest.
 
     Args:
-        scores: (classes,) calibrated probabilities.
+        seen: what that exit said.
         label, index: the most probable class.
         confidence: its probability.
         point: the operating point that gave the scores.
@@ -26,7 +26,7 @@ class Answer:
         exits: depths of the exits that were computed, in that order.
     """
 
-    scores: FloatArray
+    seen: Evidence = field(repr=False)
     label: str
     index: int
     confidence: float
@@ -37,6 +37,11 @@ class Answer:
     expected_ms: float
     expected_accuracy: float
     exits: tuple[int, ...]
+
+    @property
+    def scores(self) -> FloatArray:
+        """(classes,) calibrated probabilities."""
+        return self.seen.scores
 
 
 def make_answer(
@@ -59,7 +64,7 @@ def make_answer(
     now = wall()
     best = reached[0] if len(reached) == 1 else max(reversed(reached), key=_accuracy)
     return Answer(
-        scores=best.scores,
+        seen=best,
         label=classes[best.top],
         index=best.top,
         confidence=best.confidence,

@@ -1,7 +1,6 @@
 """Several samples of one request, which go on together as long as the policy chooses the same for them."""
 
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from ..policies.situation import Evidence, OperatingPoint, Step, Stop
@@ -10,7 +9,7 @@ from .engines.cut import CutOff
 from .inputs import Samples
 from .offers import Offers
 from .runner import NOTHING, Failed, Reached, Runner, Stand
-from .watchdog import Guard
+from .watchdog import Guards
 
 
 class Group(NamedTuple):
@@ -28,8 +27,8 @@ class BatchRun(Course):
     Arguments and errors as for `Run`.
     """
 
-    def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guard: Guard | None):
-        super().__init__(runner, offers, request, x, guard)
+    def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guards: Guards | None):
+        super().__init__(runner, offers, request, x, guards)
         self.reached: list[Reached] = [NOTHING] * len(x)
         self.exits: list[list[int]] = [[] for _ in x]
         self.stops: dict[int, Stop] = {}
@@ -53,9 +52,8 @@ class BatchRun(Course):
     def _advance(self, group: Group) -> list[Group]:
         """Runs the group's step, notes what its samples saw, and gives the groups that go on."""
         stand, step = group.stand, group.step
-        protect = partial(self._protect, stand, step, bool(self.reached[group.samples[0]]))
         try:
-            exit, evidence = self._runner.take(stand, step, self._offers.parts(stand.menu, step), protect)
+            exit, evidence = self._take(stand, step, bool(self.reached[group.samples[0]]))
         except Failed as failed:
             return self._fall_back(group, failed)
         self._pass(group)

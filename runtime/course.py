@@ -1,16 +1,18 @@
 """What a request of one sample and a batch have in common on their way from exit to exit."""
 
 from collections.abc import Sequence
+from functools import partial
+from math import inf
 from typing import NamedTuple
 
-from ..policies.situation import Budget, OperatingPoint, Step, Stop
+from ..policies.situation import Budget, Evidence, OperatingPoint, Step, Stop
 from .engines.cut import Cut
 from .errors import EngineError
 from .inputs import Samples
-from .menu import Menus
+from .menu import Exit, Menus
 from .offers import Offers
 from .runner import Failed, Reached, Runner, Stand
-from .watchdog import Guard
+from .watchdog import Guard, Guards
 
 
 class Request(NamedTuple):
@@ -27,11 +29,12 @@ class Course:
 
     Args:
         x: (samples, …) as the network takes them.
-        guard: cuts off what would end too late, once an exit was reached; None: nobody does.
+        guards: give one who cuts off what would end too late, once an exit was reached; None: nobody does.
     """
 
-    def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guard: Guard | None):
-        self._runner, self._offers, self._request, self._x, self._guard = runner, offers, request, x, guard
+    def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guards: Guards | None):
+        self._runner, self._offers, self._request, self._x, self._guards = runner, offers, request, x, guards
+        self._guard: Guard | None = None  # made where a step is so long that it helps
 
     def end(self) -> None:
         """Calls the guard off."""
@@ -53,16 +56,27 @@ class Course:
                 raise
             raise EngineError(f"{error}; {self._offers.say_failures()}") from error
 
-    def _protect(self, stand: Stand, step: Step, has_answer: bool) -> Cut | None:
-        """What may end the next part of a step; nothing before the first exit, as a late answer is better than none."""
-        guard = self._guard
-        if guard is None or not (has_answer or stand.passed):
-            return None
-        if len(stand.passed) > (not has_answer):  # it was told before
-            guard.look()
-        else:
-            guard.expect(stand.at_s, stand.at_s + self._runner.latest_ms(stand, step) / 1e3)
-        return guard.cut
+    def _take(self, stand: Stand, step: Step, has_answer: bool, cut: Cut | None = None) -> tuple[Exit, list[Evidence]]:
+        """Runs a step, or as much of it as is worth it; results and errors as of `Runner.take`.
+
+        At each exit on the way it goes on if what is left of the step is expected in time, as it was when the step was
+        chosen; otherwise that is to be decided anew.
+
+        Args:
+            has_answer: whether an exit was reached before.
+            cut: may end any part; otherwise the guard does, but nothing before the first exit, as a late answer is
+                better than none.
+        """
+        parts = self._offers.parts(stand.menu, step)
+        if self._request.deadline == inf or (len(parts) == 1 and not has_answer):
+            return self._runner.take(stand, step, parts, lambda: cut)
+        ends_ms = self._runner.ends_ms(stand, step)
+        due_s = [self._request.deadline - (ends_ms[-1] - end_ms) / 1e3 for end_ms in ends_ms[:-1]]
+        if self._guards is None or not self._guards.help(ends_ms, has_answer):
+            return self._runner.take(stand, step, parts, lambda: cut, due_s)
+        self._guard = guard = self._guard or self._guards.until(self._request.deadline)
+        protect = partial(_protection, guard, stand, ends_ms[-1], has_answer)
+        return self._runner.take(stand, step, parts, protect, due_s)
 
     def _without(self, failed: Failed, stand: Stand, at: OperatingPoint | None) -> Menus:
         """Stays where it is, at the exit `at` or at the start, but with menus without the point that failed."""
@@ -70,3 +84,14 @@ class Course:
         stand.menu = menus.start if at is None else menus.exits[at].menu
         self._runner.pick_up(stand)
         return menus
+
+
+def _protection(guard: Guard, stand: Stand, end_ms: float, has_answer: bool) -> Cut | None:
+    """What may end the next part of a step that ends so many milliseconds after it began."""
+    if not (has_answer or stand.passed):
+        return None
+    if len(stand.passed) > (not has_answer):  # it was told before
+        guard.look()
+    else:
+        guard.expect(stand.at_s, stand.at_s + end_ms / 1e3)
+    return guard.cut

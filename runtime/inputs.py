@@ -42,12 +42,9 @@ def check_input(x: Any, spec: InputSpec, every_number: bool = True) -> bool:
 
 
 def _all_finite(x: Samples) -> bool:
-    """Small arrays by one product, 28 µs after a pause instead of 50; large ones not, as it would take threads."""
-    if x.size <= _ONE_THREAD:
-        flat = x.ravel()
-        with np.errstate(over="ignore"):
-            if isfinite(flat.dot(flat)):  # else the squares may just be too large
-                return True
+    """Small arrays by one product, 33 µs after a pause instead of 61; large ones not, as it would take threads."""
+    if x.size <= _ONE_THREAD and isfinite(np.vdot(x, x)):  # else the squares may just be too large
+        return True
     return bool(np.isfinite(x).all())
 
 

@@ -1,10 +1,10 @@
 """Measures a profile: the steps' times on this device, on the very code that answers requests.
 
-A request goes exit by exit along one width and precision. One such run gives the time at every exit, so the differences
-within it are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up
-those of their parts. What is timed includes the session's check of the input and what it does at each exit (calibrated
-scores, what the time model is told and asked, and one decision of the deadline policy for each sample). Any exit may be
-the last, so every step's time also has the making of the answer in it.
+A request runs along one width and precision. One such run gives the time at every exit, so the differences within it
+are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up those of
+their parts. What is timed from the start includes the session's check of the input and a decision of the deadline
+policy. Any exit may be the last, so every step's time also has in it what is done there: calibrated scores, what the
+time model is told and asked, another decision for each sample, and the making of the answer.
 """
 
 import math
@@ -22,11 +22,12 @@ import numpy as np
 
 from ..policies import make_time_model
 from ..policies.deadline import Deadline
-from ..policies.situation import Step, Stop
+from ..policies.situation import FloatArray, Step, Stop
 from .answer import make_answer
 from .bundle import Bundle
 from .course import Request
 from .engines import Engine, make_engine, runnable
+from .engines.cut import Cut
 from .inputs import UNLIMITED, Samples, check_input
 from .menu import Outline, legs, spans, starts, ways
 from .profile import BACK_TO_BACK, PACED, Profile, device_key, profile_path
@@ -116,7 +117,9 @@ class Stopwatch:
         self.legs = {way: legs(manifest, *way) for way in ways(manifest)}
         self._engine, self._bundle = engine, bundle
         clocks = Clocks(lambda: time.perf_counter(), lambda: time.thread_time())
-        self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
+        self._ended_s: list[float] = []
+        stamped = _Stamped(engine, clocks.wall, self._ended_s)
+        self._runner = Runner(stamped, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
         outline, median = Outline(manifest), LEVELS.index(0.5)
         self._menus = outline.menus(np.ones((len(outline.steps), len(LEVELS))), median)
         self._answer = partial(make_answer, manifest.classes, median, clocks.wall)
@@ -166,19 +169,33 @@ class Stopwatch:
         """One request of `x`'s samples: milliseconds to the start (0), exit 1, exit 2, …; then, on to the answer."""
         reached_ms = [0.0]
         reached: list[Reached] = [NOTHING] * len(x)
-        started = self._runner.clocks.wall()
+        wall = self._runner.clocks.wall
+        started = wall()
         check_input(x, self._bundle.manifest.input)
         request = Request(started, math.inf, UNLIMITED, self._menus)
         stand = self._runner.begin(x, self._menus.start, started)
         begun = replace(stand)
-        for leg in self.legs[way]:
-            self._runner.ask(stand, request.deadline, request.budget, reached)
-            _, evidence = self._runner.take(stand, leg, (leg,))
-            stand.passed.clear()
-            for row, seen in enumerate(evidence):
-                reached[row] += (seen,)
-            reached_ms.append((stand.at_s - started) * 1e3)
+        self._runner.ask(stand, request.deadline, request.budget, reached)
+        self._ended_s.clear()
+        _, evidence = self._runner.take(stand, self.legs[way][-1]._replace(first=0), self.legs[way])
+        reached_ms += [(ended_s - started) * 1e3 for ended_s in self._ended_s]
+        reached = [(seen,) for seen in evidence]
         self._runner.ask(stand, request.deadline, request.budget, reached)
         for exits in reached:
             self._answer(request, begun, exits, (), Stop.FINAL)
-        return reached_ms, (self._runner.clocks.wall() - started) * 1e3 - reached_ms[-1]
+        return reached_ms, (wall() - started) * 1e3 - reached_ms[-1]
+
+
+class _Stamped:
+    """An engine that notes in `ended_s` when its runs end."""
+
+    def __init__(self, engine: Engine, wall: Callable[[], float], ended_s: list[float]) -> None:
+        self.name, self.threads, self.in_caller = engine.name, engine.threads, engine.in_caller
+        self.runs, self.load, self.close = engine.runs, engine.load, engine.close
+        self._run, self._wall, self._ended_s = engine.run, wall, ended_s
+
+    def run(self, step: Step, x: Samples, cut: Cut | None = None) -> tuple[FloatArray, Samples | None]:
+        """As the engine does."""
+        found = self._run(step, x, cut)
+        self._ended_s.append(self._wall())
+        return found

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..policies.exits import read_scores
+from ..policies.scores import highest_score
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
 from .manifest import Manifest, PointRecord
 
@@ -20,7 +20,8 @@ class Menu:
     """The steps possible where a request stands. Made once, shared by all requests that stand there.
 
     `idle_ms`: (steps, levels of the profile) from here to each step's exit on the idle device; `accuracy`: (steps,);
-    `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays.
+    `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays;
+    `on_way`: the places of the exits on its way, itself the last.
     """
 
     steps: tuple[Step, ...]
@@ -29,6 +30,7 @@ class Menu:
     after: "dict[Step, Exit]"
     legs: dict[Step, tuple[Step, ...]]
     rows: dict[Step, int]
+    on_way: dict[Step, list[int]]
 
     def choose(self, policy: Policy, situation: Situation) -> Step | Stop:
         """The policy's choice in a situation of these steps.
@@ -60,7 +62,9 @@ class Exit:
         return [self._evidence(row) for row in logits]
 
     def _evidence(self, logits: FloatArray) -> Evidence:
-        return Evidence(self.point, *read_scores(logits, self.record.temperature), self.record.accuracy)
+        record = self.record
+        top, confidence = highest_score(logits, record.temperature)
+        return Evidence(self.point, logits, record.temperature, top, confidence, record.accuracy)
 
 
 class Menus(NamedTuple):
@@ -102,6 +106,7 @@ class Place(NamedTuple):
     accuracy: FloatArray
     legs: dict[Step, tuple[Step, ...]]
     rows: dict[Step, int]
+    on_way: dict[Step, list[int]]
     at: NDArray[np.intp]
 
 
@@ -137,7 +142,7 @@ class Outline:
 
         def menu(place: Place) -> Menu:
             after = {step: exits[step.point] for step in place.steps}
-            return Menu(place.steps, times[place.at], place.accuracy, after, place.legs, place.rows)
+            return Menu(place.steps, times[place.at], place.accuracy, after, place.legs, place.rows, place.on_way)
 
         for point, record in self._points.items():
             expected_ms = float(times[self._at[point.whole_way], median])
@@ -156,7 +161,7 @@ class Outline:
         steps = tuple(step for step in steps if step.point not in self._failed)
         accuracy = np.array([self._points[step.point].accuracy for step in steps])
         at = np.array([self._at[step] for step in steps], np.intp)
-        return Place(steps, accuracy, self._legs(steps), {step: row for row, step in enumerate(steps)}, at)
+        return Place(steps, accuracy, self._legs(steps), _rows(steps), _on_way(steps), at)
 
     def _legs(self, steps: tuple[Step, ...]) -> dict[Step, tuple[Step, ...]]:
         """Of the steps from one place: the nearest exit on the way, then on from there."""
@@ -185,6 +190,19 @@ def worthwhile(steps: tuple[Step, ...], accuracy: FloatArray, times: FloatArray)
     is_beaten = np.any(as_good & better, axis=1)
     deepest = {_way(step): step.depth for row, step in enumerate(steps) if not is_beaten[row]}
     return tuple(step for step in steps if step.depth <= deepest.get(_way(step), 0))
+
+
+def _rows(steps: tuple[Step, ...]) -> dict[Step, int]:
+    return {step: row for row, step in enumerate(steps)}
+
+
+def _on_way(steps: tuple[Step, ...]) -> dict[Step, list[int]]:
+    """`steps`: those of a way nearest exit first."""
+    on_way: dict[Step, list[int]] = {}
+    latest: dict[Way, list[int]] = {}
+    for row, step in enumerate(steps):
+        on_way[step] = latest[_way(step)] = [*latest.get(_way(step), ()), row]
+    return on_way
 
 
 def _way(step: Step) -> Way:

@@ -1,6 +1,5 @@
 """One sample on its way from exit to exit."""
 
-from functools import partial
 from math import inf
 
 import numpy as np
@@ -11,7 +10,7 @@ from .engines.cut import Cut, CutOff
 from .inputs import UNLIMITED, Samples
 from .offers import Offers
 from .runner import NOTHING, Failed, Reached, Runner, Stand
-from .watchdog import Guard
+from .watchdog import Guards
 
 
 class Run(Course):
@@ -22,7 +21,8 @@ class Run(Course):
 
     Args:
         x: (1, …) as the network takes it.
-        guard: cuts off what would end too late, once an exit was reached; None: nobody does, or whoever has `cut`.
+        guards: give one who cuts off what would end too late, once an exit was reached; None: nobody does, or whoever
+            has `cut`.
         cut: ends any step, even the first; instead of a guard.
         awake_cpu_s: by the thread's clock, since when it has been running; None: since now.
 
@@ -37,11 +37,11 @@ class Run(Course):
         offers: Offers,
         request: Request,
         x: Samples,
-        guard: Guard | None = None,
+        guards: Guards | None = None,
         cut: Cut | None = None,
         awake_cpu_s: float | None = None,
     ):
-        super().__init__(runner, offers, request, x, guard)
+        super().__init__(runner, offers, request, x, guards)
         self._cut = cut
         self.reached: Reached = NOTHING
         self.exits: list[int] = []
@@ -76,9 +76,7 @@ class Run(Course):
         while isinstance(self._choice, Step):
             step = stand.menu.legs[self._choice][0] if leg else self._choice
             try:
-                exit, seen = self._runner.take(
-                    stand, step, self._offers.parts(stand.menu, step), partial(self._protection, step)
-                )
+                exit, seen = self._take(stand, step, bool(self.reached), self._cut)
             except CutOff:
                 self._be_cut_off(step)
             except Failed as failed:
@@ -106,9 +104,6 @@ class Run(Course):
             way = Step(0, last.depth, last.width, last.precision)
             if way in self.start.menu.rows:
                 self._runner.tell_path(self.start, self._stand, way, self.was_cut_off)
-
-    def _protection(self, step: Step) -> Cut | None:
-        return self._protect(self._stand, step, bool(self.reached)) or self._cut
 
     def _pass(self) -> None:
         passed = self._stand.passed

@@ -12,6 +12,7 @@ from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, P
 from .engines import Engine
 from .engines.cut import Cut, CutOff
 from .errors import ClosedError
+from .handover import SOON
 from .inputs import Samples
 from .menu import Exit, Menu
 
@@ -138,21 +139,29 @@ class Runner:
             choices.append(Stop.DEADLINE if slack_ms <= 0 and seen and isinstance(choice, Step) else choice)
         return choices
 
-    def latest_ms(self, stand: Stand, step: Step) -> float:
-        """By when the step's exit is reached as good as surely: the highest level of the last prediction."""
+    def ends_ms(self, stand: Stand, step: Step) -> list[float]:
+        """By when the exits on a step's way, itself the last, are reached as good as surely: the highest level."""
         predicted_ms = self.predict(stand) if stand.predicted_ms is None else stand.predicted_ms
-        return float(predicted_ms[stand.menu.rows[step], -1])
+        latest_ms = predicted_ms[:, -1]
+        return [latest_ms.item(row) for row in stand.menu.on_way[step]]
 
     def take(
-        self, stand: Stand, step: Step, parts: tuple[Step, ...], protect: Callable[[], Cut | None] = lambda: None
+        self,
+        stand: Stand,
+        step: Step,
+        parts: tuple[Step, ...],
+        protect: Callable[[], Cut | None] = lambda: None,
+        due_s: Sequence[float] = (),
     ) -> tuple[Exit, list[Evidence]]:
         """Runs a step of the menu: the exit where the samples stand then, and what it says of each.
 
-        Where it ends early, the exits that it had passed are in `stand.passed`, and `stand.x` goes on from them.
+        That is an exit on its way where the clock says so. Where it is ended early, the exits that it had passed are in
+        `stand.passed`, and `stand.x` goes on from them.
 
         Args:
             parts: what to run for it one after the other, without a decision in between: its legs, or it alone.
             protect: gives what may end the next part.
+            due_s: moments, one for each part but the last, past which the next part isn't begun; none: it always is.
 
         Raises:
             CutOff: that ended it.
@@ -162,7 +171,7 @@ class Runner:
         menu, passed = stand.menu, stand.passed
         self._running.add(id(stand))
         try:
-            for part in parts:
+            for number, part in enumerate(parts):
                 cut = protect()
                 if cut is not None and cut.asked:  # between two parts; not every engine would look
                     raise CutOff
@@ -172,6 +181,9 @@ class Runner:
                 exit = menu.after[part]
                 passed.append((exit, logits))
                 menu = exit.menu
+                if number < len(due_s) and self.clocks.wall() > due_s[number]:
+                    step = step._replace(depth=exit.point.depth)
+                    break
         except CutOff:
             self._tell(stand, step, cut_off=True)
             raise
@@ -185,7 +197,8 @@ class Runner:
     def _run(self, step: Step, x: Samples, cut: Cut | None) -> tuple[FloatArray, Samples | None]:
         """What the engine gives; that it can't is told from whatever else may go wrong."""
         try:
-            return self.engine.run(step, x, cut)
+            with SOON:
+                return self.engine.run(step, x, cut)
         except (CutOff, ClosedError):
             raise
         except Exception as error:

@@ -1,7 +1,6 @@
 """A bundle in a program: load it, then ask for answers under a budget, from any thread."""
 
 import logging
-import math
 import os
 import weakref
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from .runner import BLIND, Clocks, Runner, Sensing
 from .sensors import Sensors
 from .stats import Stats, Tally
 from .ticket import Ticket, on_late_of
-from .watchdog import Guard, Lags, Watchdog
+from .watchdog import Guards, Watchdog
 from .worker import Worker
 
 _STARTING_S = 5.0  # at most, for the worker to have asked for its priority
@@ -116,8 +115,9 @@ class Session:
         self._pid, self._closed = os.getpid(), False
         self._runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
         self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed=isinstance(policy, Fixed))
-        self._tally, self._lags = Tally(), Lags()
+        self._tally = Tally()
         self._watchdog = Watchdog(f"stretto-watchdog-{bundle.path.stem}", clocks.wall)
+        self._guards = Guards(self._watchdog, clocks.wall)
         worker = Worker(f"stretto-worker-{bundle.path.stem}", priority)
         self._desk = Desk(worker, self._watchdog, self._tally)
         median = self._runner.model.levels.index(0.5)
@@ -259,7 +259,7 @@ class Session:
         return ClosedError(f"the session of {self.bundle.path.name} is closed; load it again")
 
     def _infer_one(self, x: Samples, request: Request) -> Answer:
-        run = Run(self._runner, self._offers, request, x, self._guard(request))
+        run = Run(self._runner, self._offers, request, x, self._guards)
         try:
             while run.advance():
                 pass
@@ -270,7 +270,7 @@ class Session:
         return answer
 
     def _refine(self, x: Samples, request: Request) -> Iterator[Answer]:
-        run = Run(self._runner, self._offers, request, x, self._guard(request))
+        run = Run(self._runner, self._offers, request, x, self._guards)
         answer = None
         try:
             while run.advance(leg=True):
@@ -284,7 +284,7 @@ class Session:
         self._tally.add(answer is not None and answer.deadline_met, run.was_cut_off)
 
     def _infer_batch(self, x: Samples, request: Request) -> list[Answer]:
-        run = BatchRun(self._runner, self._offers, request, x, self._guard(request))
+        run = BatchRun(self._runner, self._offers, request, x, self._guards)
         try:
             run.finish()
         finally:
@@ -295,11 +295,6 @@ class Session:
         ]
         self._tally.add(all(answer.deadline_met for answer in answers), run.was_cut_off)
         return answers
-
-    def _guard(self, request: Request) -> Guard | None:
-        if request.deadline == math.inf:
-            return None
-        return Guard(self._watchdog, self._lags, request.deadline, self._clocks.wall)
 
     def _answer(self, request: Request, run: Run) -> Answer:
         return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by)

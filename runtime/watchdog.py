@@ -3,7 +3,7 @@
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from math import inf
 from threading import Condition, Thread, current_thread
@@ -174,3 +174,29 @@ class Guard:
         self._rang_s = self._off_s  # when it should have rung: waking up late is part of the lag
         self.cut.stop()
         return None
+
+
+class Guards:
+    """Those of a session's requests, with what they learn from each other."""
+
+    def __init__(self, watchdog: Watchdog, wall: Callable[[], float]):
+        self._watchdog, self._lags, self._wall = watchdog, Lags(), wall
+
+    def until(self, deadline: float) -> Guard:
+        """One for a request with that deadline."""
+        return Guard(self._watchdog, self._lags, deadline, self._wall)
+
+    @staticmethod
+    def help(ends_ms: Sequence[float], has_answer: bool) -> bool:
+        """Whether a part of a step is longer than it takes to end one, so that cutting it off gains anything.
+
+        Args:
+            ends_ms: when its parts end, from when the first begins.
+            has_answer: whether the first part may be cut off too.
+        """
+        before_ms = 0.0 if has_answer else inf
+        for end_ms in ends_ms:
+            if end_ms - before_ms > _FIRST_LAG_S * 1e3:
+                return True
+            before_ms = end_ms
+        return False

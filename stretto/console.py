@@ -1,6 +1,6 @@
 """What the command line shows: tables and progress bars; no decisions."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -143,7 +143,8 @@ def answer(console: Console, given: "Answer", measured: "Profile") -> None:
 
 def answer_report(given: "Answer") -> dict[str, Any]:
     """An answer as JSON-able data."""
-    return asdict(given) | {"scores": [float(score) for score in given.scores]}
+    told = {field.name: getattr(given, field.name) for field in fields(given) if field.name != "seen"}
+    return told | {"scores": given.scores.tolist()}
 
 
 def trace_report(console: Console, report: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ def offered_after(depth: int, width: float | None = None) -> tuple[Step, ...]:
 
 
 def seen(depth: int, width: float, accuracy: float = 0.5, confidence: float = 0.6) -> Evidence:
-    scores = np.array([confidence, 1 - confidence])
-    return Evidence(OperatingPoint(width, depth), scores, int(scores.argmax()), confidence, accuracy)
+    logits = np.log(np.array([confidence, max(1 - confidence, 1e-12)]))
+    return Evidence(OperatingPoint(width, depth), logits, 1.0, int(logits.argmax()), confidence, accuracy)
 
 
 def situation(

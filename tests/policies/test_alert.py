@@ -56,13 +56,9 @@ def test_high_worth_of_failing_dares_more():
     assert Alert(q_fail=0.59).target(fresh(slack_ms)).width == 1.0
 
 
-def test_way_to_the_target_is_taken_exit_by_exit():
-    assert Alert().next(fresh(20)) == Step(0, 1, 1.0)
-    assert Alert().next(after_first(20)) == Step(2, 2, 0.5)
-
-
-def test_without_deadline_the_target_is_reached_in_one_go():
-    assert Alert().next(fresh(float("inf"))) == STEPS[3]
+def test_target_is_reached_in_one_go_unless_a_confidence_may_stop_it():
+    assert Alert().next(fresh(20)) == STEPS[3]
+    assert Alert(confidence=0.9).next(fresh(20)) == Step(0, 1, 1.0)
 
 
 @pytest.mark.parametrize("slack_ms", [0.0, -7.0])
@@ -72,11 +68,11 @@ def test_when_nothing_is_in_time_the_soonest_exit_is_better_than_none(slack_ms):
 
 def test_answer_in_hand_is_risked_only_where_it_is_expected_to_pay():
     assert Alert().next(after_first(1.2)) is Stop.DEADLINE  # chance 0.66 of 0.7 against 0.6 at hand
-    assert Alert().next(after_first(1.9)) == Step(2, 2, 0.5)
+    assert Alert().next(after_first(1.9)) == Step(2, 4, 0.5)
 
 
 def test_answer_that_survives_a_miss_is_no_reason_to_stop():
-    assert Alert(interruptible=True).next(after_first(0.3)) == Step(2, 2, 0.5)
+    assert Alert(interruptible=True).next(after_first(0.3)) == Step(2, 4, 0.5)
     assert Alert(interruptible=True).next(after_first(-0.1)) is Stop.DEADLINE
 
 

@@ -47,14 +47,9 @@ def test_of_equally_accurate_steps_the_soonest_is_taken():
     assert Deadline().target(situation(STEPS, [2.0, 1.0, 3.0, 0.5], [0.8, 0.8, 0.8, 0.7], 100)) == STEPS[1]
 
 
-def test_way_to_the_target_is_taken_exit_by_exit():
-    assert Deadline().next(fresh(20)) == Step(0, 1, 1.0)
-    assert Deadline().next(after_first(20)) == Step(2, 2, 0.5)
-
-
-def test_ample_time_is_one_way_without_a_check_unless_a_confidence_may_stop_it():
-    assert Deadline().next(fresh(48)) == STEPS[3]
-    assert Deadline().next(after_first(24)) == Step(2, 4, 0.5)
+def test_target_is_reached_in_one_go_unless_a_confidence_may_stop_it():
+    assert Deadline().next(fresh(20)) == STEPS[3]
+    assert Deadline().next(after_first(20)) == Step(2, 4, 0.5)
     assert Deadline(confidence=0.9).next(fresh(float("inf"))) == Step(0, 1, 1.0)
 
 
@@ -71,7 +66,7 @@ def test_after_an_exit_it_stops_when_nothing_better_is_in_time():
 def test_worse_exit_on_the_way_is_passed_but_never_a_target():
     policy, dip = Deadline(), after_first(20, accuracy=0.75, deeper=(0.7, 0.75, 0.9))
     assert policy.target(dip) == Step(2, 4, 0.5)
-    assert policy.next(dip) == Step(2, 2, 0.5)
+    assert policy.next(dip) == Step(2, 4, 0.5)
     assert policy.next(replace(dip, slack_ms=5.9)) is Stop.DEADLINE
 
 

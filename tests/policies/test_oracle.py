@@ -8,11 +8,11 @@ STEPS = (Step(0, 1, 0.25), Step(0, 2, 0.25), Step(0, 1, 1.0), Step(0, 2, 1.0))
 TRUE_MS = dict(zip(STEPS, [5.0, 9.0, 1.0, 3.0], strict=True))
 
 
-@pytest.mark.parametrize("slack_ms, width", [(0.5, 1.0), (3.0, 1.0), (8.9, 1.0), (9.0, 0.25)])
-def test_true_times_decide_not_the_predicted(slack_ms, width):
+@pytest.mark.parametrize("slack_ms, target", [(0.5, STEPS[2]), (3.0, STEPS[3]), (8.9, STEPS[3]), (9.0, STEPS[1])])
+def test_true_times_decide_not_the_predicted(slack_ms, target):
     predicted_ms, accuracy = [10.0, 20.0, 100.0, 200.0], [0.6, 0.95, 0.8, 0.9]
     chosen = Oracle(finish_ms=TRUE_MS).next(situation(STEPS, predicted_ms, accuracy, slack_ms))
-    assert chosen == Step(0, 1, width)
+    assert chosen == target
 
 
 def test_after_an_exit_it_stops_when_nothing_better_will_be_in_time():

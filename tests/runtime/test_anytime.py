@@ -12,7 +12,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 from stretto.policies.deadline import Deadline
-from stretto.policies.exits import calibrated_scores
+from stretto.policies.scores import calibrated_scores
 from stretto.policies.situation import OperatingPoint, Step, Stop
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
@@ -41,11 +41,11 @@ def bundle(toy):
 
 @pytest.fixture
 def opened(bundle):
-    """Opens sessions that expect every step to take a microsecond."""
+    """Opens sessions that expect a stage to take 5 ms, longer than it takes to cut one off."""
     sessions = []
 
     def opened(engine, policy=None, **options):
-        sessions.append(Session(bundle, engine, policy or Deadline(), set_profile(bundle, 1e-3), **options))
+        sessions.append(Session(bundle, engine, policy or Deadline(), set_profile(bundle, 5.0), **options))
         return sessions[-1]
 
     yield opened

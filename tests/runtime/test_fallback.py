@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from stretto.policies.deadline import Deadline
-from stretto.policies.exits import calibrated_scores
 from stretto.policies.fixed import Fixed
+from stretto.policies.scores import calibrated_scores
 from stretto.policies.situation import OperatingPoint, Step, Stop
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
@@ -182,7 +182,7 @@ def test_start_at_another_width_is_cut_off_at_the_deadline_as_an_answer_is_in_ha
             return super().run(step, x, cut)
 
     engine = Watched(make_engine("onnx", bundle), leads_to((1.0, 2)))
-    with Session(bundle, engine, TurnsBack(), set_profile(bundle, 1.0)) as session:
+    with Session(bundle, engine, TurnsBack(), set_profile(bundle, 10.0)) as session:
         session.infer(toy.samples(samples) if samples > 1 else toy.samples(1)[0], budget_ms=60_000)
     assert may_end == [True]
 

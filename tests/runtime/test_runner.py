@@ -236,3 +236,45 @@ def test_first_leg_of_a_span_is_not_cut_off(opened):
 
     session, _, _ = opened(Noting(), CutAtOne, policy=Straight())
     assert session.infer(SAMPLE, budget_ms=1e6).exits == (1, 2, 3)
+
+
+class Slower(SetPace):
+    """From exit 1 on, everything takes three times as long."""
+
+    def run(self, step, x, cut=None):
+        for _ in range(1 if step.first == 0 else 3):
+            found = super().run(step, x, cut)
+        return found
+
+
+def test_step_that_falls_behind_is_decided_anew_at_the_exit_where_that_shows(opened):
+    model = Noting()
+    session, engine, _ = opened(model, Slower, policy=Deadline())
+    engine.runs.clear()
+    answer = session.infer(SAMPLE, budget_ms=3500)
+    assert engine.runs == [Step(0, 1, 1.0), *[Step(2, 2, 1.0)] * 3]  # done after 4 s of 3.5, no use in going on
+    assert (answer.point.depth, answer.exits, answer.stopped_by) == (2, (1, 2), Stop.DEADLINE)
+    assert [(ran.step, ran.wall_ms) for ran in model.told] == [(Step(0, 2, 1.0), pytest.approx(4000))]
+
+
+def test_step_in_time_goes_on_without_a_decision(opened):
+    model = Noting()
+    session, engine, _ = opened(model, policy=Deadline())
+    engine.runs.clear()
+    assert session.infer(SAMPLE, budget_ms=3001).exits == (1, 2, 3)
+    assert len(engine.runs) == 3 and len(model.asked) == 1
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_whoever_fell_behind_may_still_go_on_to_a_nearer_exit(opened, samples):
+    class Late(SetPace):
+        """The first exit is late by three quarters of a stage."""
+
+        def run(self, step, x, cut=None):
+            self._clock.sleep(0.75 * STAGE_MS * len(x) / 1e3 if step.first == 0 else 0.0)
+            return super().run(step, x, cut)
+
+    session, engine, _ = opened(Noting(), Late, policy=Deadline())
+    engine.runs.clear()
+    for answer in session.infer(np.stack([SAMPLE] * samples), budget_ms=3001 * samples):
+        assert (answer.exits, answer.stopped_by) == ((1, 2), Stop.DEADLINE)

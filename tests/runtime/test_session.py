@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from stretto.policies.deadline import Deadline
-from stretto.policies.exits import calibrated_scores
 from stretto.policies.fixed import Fixed
+from stretto.policies.scores import calibrated_scores
 from stretto.policies.situation import Budget, OperatingPoint, Step, Stop
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine

@@ -7,7 +7,7 @@ from threading import Event, Thread
 
 import numpy as np
 import pytest
-from stretto.policies.situation import OperatingPoint, Stop
+from stretto.policies.situation import Evidence, OperatingPoint, Stop
 from stretto.runtime.answer import Answer
 from stretto.runtime.ticket import OnLate, Ticket, on_late_of
 
@@ -28,7 +28,7 @@ def ticket(clock):
 
 def answer(depth=1):
     return Answer(
-        scores=np.ones(1),
+        seen=Evidence(OperatingPoint(1.0, depth), np.ones(1), 1.0, 0, 1.0, 0.5),
         label="cat",
         index=0,
         confidence=1.0,

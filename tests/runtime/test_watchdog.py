@@ -7,7 +7,7 @@ from threading import Event
 from time import monotonic
 
 import pytest
-from stretto.runtime.watchdog import Guard, Lags, Watchdog
+from stretto.runtime.watchdog import Guard, Guards, Lags, Watchdog
 
 SOON_S = 30  # by then every alarm that is due has rung, however slow the machine
 
@@ -138,3 +138,17 @@ def test_only_steps_that_were_running_tell_of_the_lag(guarded):
     guard.expect(9.9985, 9.9985)  # begun after the alarm: ended at once
     guard.was_cut(9.9986)
     assert guard._lags.lead_s == pytest.approx(0.010)
+
+
+@pytest.mark.parametrize(
+    "ends_ms, has_answer, helps",
+    [
+        ([1.0, 2.5, 4.0], False, False),  # every part is over before it could be ended
+        ([1.0, 2.5, 5.0], False, True),
+        ([5.0, 6.0], False, False),  # the first part isn't cut off
+        ([5.0, 6.0], True, True),
+        ([5.0], False, False),
+    ],
+)
+def test_guard_helps_where_a_part_takes_longer_than_to_end_it(ends_ms, has_answer, helps):
+    assert Guards.help(ends_ms, has_answer) is helps

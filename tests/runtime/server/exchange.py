@@ -3,7 +3,7 @@
 from threading import Event
 
 import numpy as np
-from stretto.policies.situation import OperatingPoint, Stop
+from stretto.policies.situation import Evidence, OperatingPoint, Stop
 from stretto.runtime.answer import Answer
 from stretto.runtime.server.protocol import INPUT
 
@@ -23,7 +23,9 @@ class Scripted:
         assert self.let_go.wait(10)
         if self._error:
             raise self._error
-        return [Answer(np.ones(4), "a", 0, 1.0, OperatingPoint(1.0, 1), 0.1, True, Stop.FINAL, 1.0, 0.9, (1,))] * len(x)
+        point = OperatingPoint(1.0, 1)
+        seen = Evidence(point, np.ones(4), 1.0, 0, 0.25, 0.9)
+        return [Answer(seen, "a", 0, 1.0, point, 0.1, True, Stop.FINAL, 1.0, 0.9, (1,))] * len(x)
 
 
 def asked(x, datatype="FP32", parameters=None, **rest):

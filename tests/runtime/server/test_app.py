@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
-from stretto.policies.exits import calibrated_scores
+from stretto.policies.scores import calibrated_scores
 from stretto.runtime import server
 from stretto.runtime.server import app as server_app
 from stretto.runtime.server.app import make_app, serve

@@ -3,7 +3,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stretto.policies.exits import calibrated_scores
+from stretto.policies.scores import calibrated_scores
 from stretto.runtime.server.protocol import INPUT, OUTPUTS
 
 from .exchange import INFER, answered, asked, error, output
