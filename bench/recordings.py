@@ -20,6 +20,7 @@ from ..policies.load import Load
 from ..policies.situation import Step
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
+from ..runtime.handover import SOON
 from ..runtime.menu import legs, ways
 
 _FORMAT = 2
@@ -128,7 +129,8 @@ class Recorder:
         wall_s = time.perf_counter()
         for step in self._legs[way]:
             load = self._load()
-            _, following = self._engine.run(step, features)
+            with SOON:  # as the runtime does
+                _, following = self._engine.run(step, features)
             features = features if following is None else following  # nothing goes on from the final exit
             wall_now_s, cpu_now_s = time.perf_counter(), time.thread_time()
             cpu_ms = (cpu_now_s - cpu_s) * 1e3 if self._engine.in_caller else None

@@ -2,9 +2,9 @@
 
 A request runs along one width and precision. One such run gives the time at every exit, so the differences within it
 are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up those of
-their parts. What is timed from the start includes the session's check of the input and a decision of the deadline
-policy. Any exit may be the last, so every step's time also has in it what is done there: calibrated scores, what the
-time model is told and asked, another decision for each sample, and the making of the answer.
+their their parts. What is timed from the start includes the session's check of the input and a decision of the deadline
+policy. What follows at the last exit is timed apart, as any may be that: calibrated scores, what the time model is told
+and asked, another decision for each sample, and the making of the answers.
 """
 
 import math
@@ -22,12 +22,11 @@ import numpy as np
 
 from ..policies import make_time_model
 from ..policies.deadline import Deadline
-from ..policies.situation import FloatArray, Step, Stop
+from ..policies.situation import Step, Stop
 from .answer import make_answer
 from .bundle import Bundle
 from .course import Request
 from .engines import Engine, make_engine, runnable
-from .engines.cut import Cut
 from .inputs import UNLIMITED, Samples, check_input
 from .menu import Outline, legs, spans, starts, ways
 from .profile import BACK_TO_BACK, PACED, Profile, device_key, profile_path
@@ -117,14 +116,13 @@ class Stopwatch:
         self.legs = {way: legs(manifest, *way) for way in ways(manifest)}
         self._engine, self._bundle = engine, bundle
         clocks = Clocks(lambda: time.perf_counter(), lambda: time.thread_time())
-        self._ended_s: list[float] = []
-        stamped = _Stamped(engine, clocks.wall, self._ended_s)
-        self._runner = Runner(stamped, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
+        self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
         outline, median = Outline(manifest), LEVELS.index(0.5)
         self._menus = outline.menus(np.ones((len(outline.steps), len(LEVELS))), median)
         self._answer = partial(make_answer, manifest.classes, median, clocks.wall)
         self._inputs: dict[int, Samples] = {}
         self._samples_ms: dict[tuple[Step, int, str], list[float]] = defaultdict(list)
+        self._answered_ms: dict[tuple[int, str], list[float]] = defaultdict(list)
 
     def load(self, batches: Sequence[int]) -> None:
         """Loads the legs and runs each once, so that what only a first run does isn't timed."""
@@ -145,14 +143,19 @@ class Stopwatch:
         reached_ms, answered_ms = self._run(way, self._inputs[batch])
         for first in starts(self._bundle.manifest):
             for step in spans(self._bundle.manifest, *way, first):
-                took_ms = reached_ms[step.depth] - reached_ms[max(first - 1, 0)] + answered_ms
+                took_ms = reached_ms[step.depth] - reached_ms[max(first - 1, 0)]
                 self._samples_ms[step, batch, pacing].append(took_ms)
+        self._answered_ms[batch, pacing].append(answered_ms)
 
     def profile(self, source: str, batches: Sequence[int]) -> Profile:
         """The quantiles of all samples; each is a sample itself, the upper one of two, so that few don't flatter."""
         times: dict[tuple[Step, int], dict[str, tuple[float, ...]]] = defaultdict(dict)
         for (step, batch, pacing), samples_ms in self._samples_ms.items():
-            times[step, batch][pacing] = tuple(np.quantile(samples_ms, LEVELS, method="higher").tolist())
+            times[step, batch][pacing] = _quantiles(samples_ms)
+        answers = {
+            batch: tuple(map(max, *(_quantiles(self._answered_ms[batch, pacing]) for pacing in RUNS)))
+            for batch in batches
+        }
         return Profile(
             device=device_key(),
             bundle=self._bundle.sha256,
@@ -163,6 +166,7 @@ class Stopwatch:
             levels=LEVELS,
             batches=tuple(batches),
             times=dict(times),
+            answers=answers,
         )
 
     def _run(self, way: Way, x: Samples) -> tuple[list[float], float]:
@@ -176,9 +180,10 @@ class Stopwatch:
         stand = self._runner.begin(x, self._menus.start, started)
         begun = replace(stand)
         self._runner.ask(stand, request.deadline, request.budget, reached)
-        self._ended_s.clear()
-        _, evidence = self._runner.take(stand, self.legs[way][-1]._replace(first=0), self.legs[way])
-        reached_ms += [(ended_s - started) * 1e3 for ended_s in self._ended_s]
+        begun_s = list[float]()  # of each leg, which is when the exit before it was reached
+        whole = self.legs[way][-1]._replace(first=0)
+        _, evidence = self._runner.take(stand, whole, self.legs[way], lambda: begun_s.append(wall()))
+        reached_ms += [(at_s - started) * 1e3 for at_s in [*begun_s[1:], stand.at_s]]
         reached = [(seen,) for seen in evidence]
         self._runner.ask(stand, request.deadline, request.budget, reached)
         for exits in reached:
@@ -186,16 +191,5 @@ class Stopwatch:
         return reached_ms, (wall() - started) * 1e3 - reached_ms[-1]
 
 
-class _Stamped:
-    """An engine that notes in `ended_s` when its runs end."""
-
-    def __init__(self, engine: Engine, wall: Callable[[], float], ended_s: list[float]) -> None:
-        self.name, self.threads, self.in_caller = engine.name, engine.threads, engine.in_caller
-        self.runs, self.load, self.close = engine.runs, engine.load, engine.close
-        self._run, self._wall, self._ended_s = engine.run, wall, ended_s
-
-    def run(self, step: Step, x: Samples, cut: Cut | None = None) -> tuple[FloatArray, Samples | None]:
-        """As the engine does."""
-        found = self._run(step, x, cut)
-        self._ended_s.append(self._wall())
-        return found
+def _quantiles(samples_ms: Sequence[float]) -> tuple[float, ...]:
+    return tuple(np.quantile(samples_ms, LEVELS, method="higher").tolist())

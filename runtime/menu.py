@@ -68,10 +68,14 @@ class Exit:
 
 
 class Menus(NamedTuple):
-    """All that one number of samples can choose from: where they start, and what is behind every exit."""
+    """All that one number of samples can choose from: where they start, and what is behind every exit.
+
+    `answer_ms`: kept free before the deadline, in which the answers are made.
+    """
 
     start: Menu
     exits: dict[OperatingPoint, Exit]
+    answer_ms: float = 0.0
 
 
 def spans(manifest: Manifest, width: float, precision: str, first: int = 0) -> tuple[Step, ...]:

@@ -22,7 +22,7 @@ from ..policies.situation import FloatArray, OperatingPoint, Step
 from .bundle import Bundle
 from .menu import all_steps
 
-FORMAT = 1
+FORMAT = 2
 LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino"}  # engine → the distribution that runs its graphs
 BACK_TO_BACK, PACED = PACINGS = ("back_to_back", "paced")
 _NAMED = ("device", "bundle", "engine", "threads", "source", "created", "engine_version")
@@ -51,6 +51,8 @@ class Profile:
         times: (levels,) milliseconds by pacing, of every step at every batch size: from where the step starts to its
             exit, running exit by exit. "back_to_back" is a loop, which flatters the caches; "paced" has pauses between
             requests, as real ones do.
+        answers: (levels,) milliseconds by batch size, from a request's last exit until its answers are made: at each
+            level the slower of the pacings; none where that isn't known.
         engine_version: library and version that ran the steps; those installed now unless given.
     """
 
@@ -63,6 +65,7 @@ class Profile:
     levels: tuple[float, ...]
     batches: tuple[int, ...]
     times: dict[tuple[Step, int], dict[str, tuple[float, ...]]]
+    answers: dict[int, tuple[float, ...]] = field(default_factory=dict)
     engine_version: str = ""
     _slower: dict[Step, FloatArray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -79,6 +82,13 @@ class Profile:
         """
         return tuple(_at_batch(batch, self.batches, self._known(step)).tolist())
 
+    def answer_ms(self, batch: int = 1) -> float:
+        """Milliseconds as good as surely enough, at the highest level, to make the answers of so many samples."""
+        if not self.answers:
+            return 0.0
+        known = np.array([self.answers[size] for size in self.batches])
+        return float(_at_batch(batch, self.batches, known)[-1])
+
     def idle_times(self, steps: Sequence[Step]) -> Callable[[int], FloatArray]:
         """What gives (steps, levels) milliseconds, as `finish_ms` does, by the batch size."""
         known = np.array([self._known(step) for step in steps]).swapaxes(0, 1)
@@ -93,14 +103,16 @@ class Profile:
         return known
 
     def whole_way_ms(self, point: OperatingPoint, level: float = 0.99) -> float:
-        """Milliseconds from the input to a point's exit in one step, at one of the profile's levels.
+        """Milliseconds from a request's arrival to the answer at a point, run in one step, at one of the levels.
 
         Raises:
             ValueError: the profile has no such level.
         """
         if level not in self.levels:
             raise ValueError(f"profile has no times at level {level:g}; it has {', '.join(map(str, self.levels))}")
-        return self.finish_ms(point.whole_way)[self.levels.index(level)]
+        at = self.levels.index(level)
+        answering = self.answers.get(self.batches[0])
+        return self.finish_ms(point.whole_way)[at] + (answering[at] if answering else 0.0)
 
     def check(self, bundle: Bundle) -> None:
         """Raises ValueError unless this is a profile of `bundle` and has times of all its steps."""
@@ -151,6 +163,7 @@ class Profile:
             **named,
             "levels": list(self.levels),
             "batches": list(self.batches),
+            "answers": [{"batch": batch, "quantiles": list(quantiles)} for batch, quantiles in self.answers.items()],
             "entries": entries,
         }
 
@@ -227,7 +240,11 @@ def _from_json(value: dict[str, Any]) -> Profile:
         if not by_pacing or not all(_are_quantiles(quantiles, len(levels)) for quantiles in by_pacing.values()):
             raise ValueError(f"times of {step} are {by_pacing}, expected {len(levels)} quantiles, > 0, that don't fall")
         times[step, entry["batch"]] = by_pacing
-    return Profile(**{name: value[name] for name in _NAMED}, levels=levels, batches=batches, times=times)
+    answers = {entry["batch"]: tuple(entry["quantiles"]) for entry in value["answers"]}
+    if answers and (set(answers) != set(batches) or not all(_are_quantiles(q, len(levels)) for q in answers.values())):
+        raise ValueError(f"answers are {answers}, expected {len(levels)} quantiles at each of the batches {batches}")
+    named = {name: value[name] for name in _NAMED}
+    return Profile(**named, levels=levels, batches=batches, times=times, answers=answers)
 
 
 def _ascending(values: tuple[float, ...]) -> bool:

@@ -189,10 +189,9 @@ class Runner:
             raise
         finally:
             self._running.discard(id(stand))
-        evidence = exit.read(logits)
         self._tell(stand, step)
         stand.menu = menu
-        return exit, evidence
+        return exit, exit.read(logits)
 
     def _run(self, step: Step, x: Samples, cut: Cut | None) -> tuple[FloatArray, Samples | None]:
         """What the engine gives; that it can't is told from whatever else may go wrong."""

@@ -43,11 +43,14 @@ def test_steps_and_spans_take_what_passed_between_their_exits(bundle, clock):
         assert profile.finish_ms(step, batch) == pytest.approx((expected_ms(step, 10.0) * batch,) * 4)
 
 
-def test_every_step_may_be_the_last_so_its_time_has_the_answer_in_it(bundle, clock, monkeypatch):
+def test_making_the_answers_is_timed_apart_as_any_step_may_be_the_last(bundle, clock, monkeypatch):
     monkeypatch.setattr(measure, "make_answer", lambda *about: clock.sleep(0.005))
     profile = measure_profile(SetPace(bundle, clock, stage_ms=10.0), bundle, rounds=2)
     for step in all_steps(bundle.manifest):
-        assert profile.finish_ms(step) == pytest.approx((expected_ms(step, 10.0) + 5.0,) * 4)
+        assert profile.finish_ms(step) == pytest.approx((expected_ms(step, 10.0),) * 4)
+        if step.first == 0:
+            assert profile.whole_way_ms(step.point) == pytest.approx(expected_ms(step, 10.0) + 5.0)
+    assert profile.answer_ms() == pytest.approx(5.0)
 
 
 def test_upper_quantile_of_few_runs_is_the_slowest(bundle, clock):

@@ -250,3 +250,12 @@ def test_every_step_of_a_bundle_is_named_once(bundle):
     widths, depths = len(bundle.manifest.widths), bundle.manifest.depths
     assert len(set(steps)) == len(steps) == widths * depths * (depths + 1) // 2
     assert all(step.first != 1 for step in steps)
+
+
+def test_answers_are_kept_beside_the_steps_and_follow_the_number_of_samples(bundle, tmp_path):
+    profile = replace(set_profile(bundle, batches=(1, 4)), answers={1: (0.1, 0.2, 0.3), 4: (0.4, 0.5, 0.9)})
+    profile.save(tmp_path / "profile.json")
+    again = Profile.load(tmp_path / "profile.json")
+    assert again == profile
+    assert [again.answer_ms(batch) for batch in (1, 2, 4, 6)] == pytest.approx([0.3, 0.5, 0.9, 1.3])
+    assert set_profile(bundle).answer_ms(3) == 0.0

@@ -1,5 +1,7 @@
 """What the time model is asked and told, to the millisecond, on a clock that only the engine moves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from stretto.policies.deadline import Deadline
@@ -278,3 +280,12 @@ def test_whoever_fell_behind_may_still_go_on_to_a_nearer_exit(opened, samples):
     engine.runs.clear()
     for answer in session.infer(np.stack([SAMPLE] * samples), budget_ms=3001 * samples):
         assert (answer.exits, answer.stopped_by) == ((1, 2), Stop.DEADLINE)
+
+
+def test_time_to_make_the_answer_is_kept_free_before_the_deadline(bundle):
+    clock = Clock()
+    profile = replace(set_profile(bundle, STAGE_MS), answers={1: (10.0, 20.0, 50.0)})
+    engine = SetPace(bundle, clock, STAGE_MS)
+    with Session(bundle, engine, Deadline(), profile, clocks=Clocks(clock, clock)) as session:
+        assert session.infer(SAMPLE, budget_ms=3051).exits == (1, 2, 3)
+        assert session.infer(SAMPLE, budget_ms=3049).exits == (1, 2)
