@@ -32,7 +32,7 @@ from .contention_contestants import (
     points_of,
     smallest_point,
 )
-from .contention_costs import OVERHEAD_ROUNDS, overhead_row, sensors_row
+from .contention_costs import OVERHEAD_ROUNDS, overhead_rows, sensors_row
 from .contention_foresight import foresight, foresight_rows
 from .contention_picture import draw
 from .contention_report import Known, Table, choices, comparison_rows, counts, lateness_rows, precision_rows
@@ -93,9 +93,8 @@ def run(
         sensors = stack.enter_context(Sensors(own_running=asking))
         asks = enter(stack, bundle, profile, runtime, sensors)
         asks |= enter_switched(stack, controls, runtime, sensors, asked.profile_rounds, partial(tell, "controls"))
-        costs += [
-            overhead_row(asks[who], engine, x[0], name, asked.overhead_rounds, ending) for who, ending in BOTH.items()
-        ]
+        for who, ending in BOTH.items():
+            costs += overhead_rows(asks[who], engine, x[0], name, asked.overhead_rounds, ending)
         record = Recorder(engine, bundle, x[0], lambda: sensors.now).path
         entered = Field(asks, ways(bundle.manifest), record, asking)
         rounds = run_rounds(entered, x, report["deadlines_ms"], effort, tell)

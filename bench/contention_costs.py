@@ -30,23 +30,40 @@ def steps_of(answer: Answer) -> list[Step]:
     return [Step(first, depth, width, precision) for first, depth in zip(starts, answer.exits, strict=True)]
 
 
-def overhead_row(ask: Ask, engine: Engine, x: NDArray[np.float32], network: str, rounds: int, ending: str = "") -> Row:
-    """Microseconds that a request takes beyond its steps, as many times as said.
+def overhead_rows(
+    ask: Ask, engine: Engine, x: NDArray[np.float32], network: str, rounds: int, ending: str = ""
+) -> list[Row]:
+    """Microseconds that a request takes beyond its steps, as many times as said, each after a pause and in a loop.
 
-    `x`: one sample; `ending`: of the figure's name.
+    `x`: one sample; `ending`: of the figures' names.
     """
+    return [
+        _overhead_row(ask, engine, x, network, rounds, f", {pacing}{ending}", pause_s)
+        for pacing, pause_s in (("paced", PAUSE_S), ("back to back", None))
+    ]
+
+
+def _overhead_row(
+    ask: Ask,
+    engine: Engine,
+    x: NDArray[np.float32],
+    network: str,
+    rounds: int,
+    ending: str,
+    pause_s: tuple[float, float] | None,
+) -> Row:
     rng, over_us, raw_ms = random.Random(0), [], []
     steps = steps_of(_answered(ask, x))
     for _ in range(rounds):
         answers: list[Answer] = []
-        asked_ms = _paused(rng, lambda: answers.append(_answered(ask, x)))  # noqa: B023  (called at once)
+        asked_ms = _paused(rng, pause_s, lambda: answers.append(_answered(ask, x)))  # noqa: B023  (called at once)
         steps = steps_of(answers[0])
-        raw_ms.append(_paused(rng, partial(run_way, engine, steps, x[None])))
+        raw_ms.append(_paused(rng, pause_s, partial(run_way, engine, steps, x[None])))
         over_us.append((asked_ms - raw_ms[-1]) * 1e3)
     return Row(
         f"overhead per request over the bare steps{ending}", network, float(np.median(over_us)), "µs", at_most=MOST_US,
         spread=spread(over_us), control={"steps": [list(step) for step in steps], "bare, ms": float(np.median(raw_ms))},
-        note="a deadline that never comes; pairs, each after a pause",
+        note="a deadline that never comes; pairs",
     )  # fmt: skip
 
 
@@ -62,6 +79,7 @@ def _answered(ask: Ask, x: NDArray[np.float32]) -> Answer:
     return answer
 
 
-def _paused(rng: random.Random, task: Callable[[], object]) -> float:
-    time.sleep(rng.uniform(*PAUSE_S))
+def _paused(rng: random.Random, pause_s: tuple[float, float] | None, task: Callable[[], object]) -> float:
+    if pause_s is not None:
+        time.sleep(rng.uniform(*pause_s))
     return time_ms(task)
