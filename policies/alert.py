@@ -15,16 +15,21 @@ from .targets import accuracy_in_hand, chance_by
 class Alert(Heading):
     """Heads for the exit with the highest expected accuracy at the deadline.
 
-    Exits k = 1 … K on the way to a target are reached by the deadline with probability P_k and give accuracy q_k, or
-    what is in hand where that is better. What is in hand at the deadline is then expected to have (ALERT's anytime
-    network, P_{K+1} = 0)
+    A target is reached by the deadline with probability P and gives accuracy q, or what is in hand where that is
+    better. A step that misses makes the answer late, whatever exits it passed, so what is expected is (ALERT's
+    traditional network)
+
+        q̂ = q · P + q_fail · (1 − P)
+
+    With `interruptible`, what was reached by the deadline counts: exits k = 1 … K on the way to the target with P_k and
+    q_k, and what was in hand before, q_0 (`q_fail` before the first exit). Then it is (ALERT's anytime network,
+    P_{K+1} = 0)
 
         q̂ = Σ_k q_k · (P_k − P_{k+1}) + q_0 · (1 − P_1)
 
-    with q_0 = `q_fail`, as the step that runs next and misses makes the answer late; with `interruptible`, q_0 is the
-    accuracy in hand once an exit was reached. P comes from the time model's quantiles (`chance_by`), where ALERT takes
-    a normal distribution; with the time model "scalar" it is the same. A confidence aside, it stops when stopping is
-    expected to be at least as accurate as any way on.
+    P comes from the time model's quantiles (`chance_by`), where ALERT takes a normal distribution; with the time model
+    "scalar" it is the same. A confidence aside, it stops when stopping is expected to be at least as accurate as any
+    way on.
 
     With `budget.min_accuracy` and known energy: the least energy among the targets whose q̂ reaches it. With
     `budget.energy_mj` and known energy: only targets within it, counted from now. Where nothing is feasible, the energy
@@ -32,8 +37,8 @@ class Alert(Heading):
 
     Args:
         q_fail: what an answer after the deadline is worth, in [0, 1]: 0, or what a guess is right.
-        interruptible: whether an answer in hand survives a step that misses the deadline: a ticket's does, but `infer`
-            returns only after the step was stopped.
+        interruptible: whether exits that were reached in time survive a step that misses the deadline: a ticket's do,
+            but `infer` returns only after the step was stopped.
     """
 
     q_fail: float = 0.0
@@ -64,9 +69,12 @@ class Alert(Heading):
     def expected(self, situation: Situation) -> list[float]:
         """(steps,) accuracy, q̂, that what is in hand at the deadline is expected to have, heading for that step."""
         latest_ms, levels = situation.slack_ms - self.margin_ms, situation.levels
-        in_hand = accuracy_in_hand(situation)
-        missed = in_hand if self.interruptible and situation.evidence else self.q_fail
-        finish_ms, best = situation.finish_ms.tolist(), situation.accuracy.tolist()
+        chances = [chance_by(latest_ms, finish_ms, levels) for finish_ms in situation.finish_ms.tolist()]
+        in_hand, best = accuracy_in_hand(situation), situation.accuracy.tolist()
+        if not self.interruptible:
+            gains = [max(accuracy, in_hand) - self.q_fail for accuracy in best]
+            return [self.q_fail + chance * gain for chance, gain in zip(chances, gains, strict=True)]
+        missed = in_hand if situation.evidence else self.q_fail
         expected = [missed] * len(best)
         for at, before in _exits_in_turn(situation.steps):
             if before is None:
@@ -77,7 +85,7 @@ class Alert(Heading):
                     best[at] = so_far
                     continue
             # one term of the sum more: Σ q_k (P_k − P_{k+1}) = Σ P_k (q_k − q_{k−1})
-            expected[at] += chance_by(latest_ms, finish_ms[at], levels) * (best[at] - so_far)
+            expected[at] += chances[at] * (best[at] - so_far)
         return expected
 
 
