@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..policies.latency import Ran, TimeModel
+from ..policies.latency import Ran, TimeModel, catch_up, legs_of
 from ..policies.scalar import ScalarFilter
 from ..policies.situation import Step
 from .recordings import Leg, RecordedPath, Recording
@@ -34,6 +34,8 @@ class Foretold(NamedTuple):
 def replay(recording: Recording, model: TimeModel, idle_ms: Times) -> list[Foretold]:
     """Asks the model before each step and each path, then tells it what they took; in the order of time.
 
+    It learns from each at once: a runtime lets it, in the background, some requests later at most.
+
     `idle_ms`: (levels of the profile,) of every step and whole path.
     """
     return [foretold for path in recording.paths for foretold in _replayed(path, model, idle_ms)]
@@ -45,13 +47,15 @@ def _replayed(path: RecordedPath, model: TimeModel, idle_ms: Times) -> Iterable[
     for leg in () if is_one_step else path.legs:
         leg_ms = _predicted(model, leg, idle_ms)
         model.observe(_ran(leg, leg_ms, idle_ms))
+        catch_up(model)
         yield _foretold(path, leg, leg_ms, idle_ms, model)
     model.observe(_ran(whole, whole_ms, idle_ms, whole_path=not is_one_step))
+    catch_up(model)
     yield _foretold(path, whole, whole_ms, idle_ms, model)._replace(whole=True)
 
 
 def _predicted(model: TimeModel, leg: Leg, idle_ms: Times) -> FloatArray:
-    return model.finish_ms(np.array([idle_ms[leg.step]]), leg.ran_ms, leg.load)[0]
+    return model.finish_ms(np.array([idle_ms[leg.step]]), leg.ran_ms, leg.load, np.array([legs_of(leg.step)]))[0]
 
 
 def _ran(leg: Leg, predicted_ms: FloatArray, idle_ms: Times, whole_path: bool = False) -> Ran:

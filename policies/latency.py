@@ -2,8 +2,13 @@
 
 from typing import ClassVar, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .load import Load
 from .situation import FloatArray, Step
+
+IntArray = NDArray[np.integer]
 
 
 class Ran(NamedTuple):
@@ -32,10 +37,21 @@ class Ran(NamedTuple):
     whole_path: bool = False
 
 
+class Study(Protocol):
+    """What a time model works out when nobody waits for it; it holds copies of all that it looks at."""
+
+    def work_out(self) -> None:
+        """The long part, some milliseconds. It changes nothing of the model, which is asked and told meanwhile."""
+
+    def put_in_place(self) -> None:
+        """From now on the model predicts from what was worked out; as short as `observe`."""
+
+
 class TimeModel(Protocol):
     """Predicts finish times from the profile, what ran lately, and the load. Pure: told the time, never asking for it.
 
-    Not safe from several threads at once; who owns it takes care. Both calls belong to the hot path: some 20 µs.
+    Not safe from several threads at once; who owns it takes care. `finish_ms` and `observe` belong to the hot path:
+    some 20 µs. A model that needs longer to learn gives that as a `Study`.
 
     `levels`: (levels,) of the quantiles that it gives, ascending, 0.5 and 0.99 among them; `looks_at_load`: whether it
     does, so that somebody should.
@@ -44,14 +60,43 @@ class TimeModel(Protocol):
     levels: tuple[float, ...]
     looks_at_load: ClassVar[bool]
 
-    def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load) -> FloatArray:
+    def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load, legs: IntArray | None = None) -> FloatArray:
         """(steps, levels) when each step's exit would be reached, from now.
 
         Args:
             idle_ms: (steps, levels of the profile) the same on the idle device.
             ran_ms: processor time that the request has used since its thread last slept.
             load: as known now.
+            legs: (steps,) how many graphs each of them runs, one after the other; 1 each where it isn't given. An array
+                `idle_ms` that is given again comes with the same ones.
         """
 
     def observe(self, ran: Ran) -> None:
         """Takes note of a step that ran, or of a whole path of them, told as one step."""
+
+    def study(self) -> Study | None:
+        """What the notes so far make worth working out; None, the default: nothing. Takes as long as `observe`.
+
+        Whoever owns the model asks after each request, and does the long part where it delays none:
+
+            with lock: study = model.study()
+            if study is not None:
+                study.work_out()
+                with lock: study.put_in_place()
+
+        Not again before the last one is in place. Whether that takes place or not, and when, is no matter of right and
+        wrong: meanwhile the model predicts from what it knew before.
+        """
+        return None
+
+
+def catch_up(model: TimeModel) -> None:
+    """All that there is to study, at once: for replays, where nobody waits."""
+    while (study := model.study()) is not None:
+        study.work_out()
+        study.put_in_place()
+
+
+def legs_of(step: Step) -> int:
+    """From one exit to the next: the graphs that a step runs where it has none of its own."""
+    return step.depth - max(step.first, 1) + 1

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from .latency import Ran
+from .latency import IntArray, Ran, TimeModel
 from .load import Load
 from .situation import FloatArray
 
 
 @dataclass(slots=True)
-class ScalarFilter:
+class ScalarFilter(TimeModel):
     """Slowdown ξ = observed / profiled time as a normal distribution, followed by a Kalman filter.
 
     With t the profiled median, after every step that ran:
@@ -54,7 +54,7 @@ class ScalarFilter:
         self._drift, self._gain = self.least_drift, self.start_gain
         self._deviations = np.array([NormalDist().inv_cdf(level) for level in self.levels])
 
-    def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load) -> FloatArray:
+    def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load, legs: IntArray | None = None) -> FloatArray:
         """Normal quantiles, cut off at a tenth of the profiled time."""
         spread = sqrt(self.variance + self.noise * self.with_noise)
         slowdowns = np.maximum(self.slowdown + spread * self._deviations, 0.1)

@@ -33,12 +33,15 @@ class Diary:
     def __init__(self):
         self.turns = []
 
-    def finish_ms(self, idle_ms, ran_ms, load):
-        self.turns.append(("asked", float(idle_ms[0, 0]), ran_ms))
+    def finish_ms(self, idle_ms, ran_ms, load, legs):
+        self.turns.append(("asked", float(idle_ms[0, 0]), ran_ms, legs.tolist()))
         return idle_ms
 
     def observe(self, ran):
         self.turns.append(("told", ran.step, ran.whole_path))
+
+    def study(self):
+        self.turns.append("studied")
 
 
 def foretold(predicted_ms, took_ms, phase="idle", step=FIRST):
@@ -49,12 +52,15 @@ def test_model_is_asked_before_it_is_told_and_hears_of_every_path_after_its_step
     model = Diary()
     told = replay(Recording((made_up(),)), model, IDLE_MS)
     assert model.turns == [
-        ("asked", 3.0, 0.0),
-        ("asked", 1.0, 0.0),
+        ("asked", 3.0, 0.0, [2]),
+        ("asked", 1.0, 0.0, [1]),
         ("told", Step(0, 1, 1.0), False),
-        ("asked", 2.0, 1.0),
+        "studied",
+        ("asked", 2.0, 1.0, [1]),
         ("told", Step(2, 2, 1.0), False),
+        "studied",
         ("told", Step(0, 2, 1.0), True),
+        "studied",
     ]
     assert [(each.whole, each.predicted_ms, each.took_ms) for each in told] == [
         (False, 1.2, 1.0),

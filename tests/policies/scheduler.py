@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
-from stretto.policies.latency import Ran, TimeModel
+from stretto.policies.latency import Ran, TimeModel, catch_up
 from stretto.policies.load import UNKNOWN, Load
 from stretto.policies.situation import Step
 
@@ -13,7 +13,8 @@ from stretto.policies.situation import Step
 class Machine:
     """Runs requests that slept before: a slice undisturbed, then turns of the others on this core, then a slice, …
 
-    `crowd`: other tasks per core that always want to run; `slowdown`: of a step's own time, with `jitter` around it.
+    `crowd`: other tasks per core that always want to run; `slowdown`: of a step's own time, with `jitter` around it;
+    `wait_ms`: that most steps wait for another thread of this process, which no load tells of.
     """
 
     crowd: float = 0.0
@@ -21,6 +22,7 @@ class Machine:
     jitter: float = 0.04
     slice_ms: float = 2.8
     turn_ms: float = 4.0
+    wait_ms: float = 0.0
     cores: float = 2.0
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
@@ -33,6 +35,8 @@ class Machine:
         used_ms, until_ms, ran = 0.0, self._slice(), []
         for idle_ms in own_ms:
             cpu_ms = wall_ms = idle_ms * self.slowdown * self.rng.lognormvariate(0, self.jitter)
+            if self.wait_ms and self.rng.random() < 0.9:
+                wall_ms += self.wait_ms * self.rng.uniform(0.95, 1.1)
             while used_ms + cpu_ms > until_ms:
                 wall_ms += self._turns()
                 until_ms += self._slice()
@@ -66,23 +70,28 @@ class Runtime:
     def load(self) -> Load:
         return self.machine.load if self.sees else UNKNOWN
 
-    def predict(self, own_ms: float, ran_ms: float = 0.0) -> np.ndarray:
+    def predict(self, own_ms: float, ran_ms: float = 0.0, legs: int = 1) -> np.ndarray:
         """(levels,) for a step that takes this long on the idle device, in the median."""
-        return self.model.finish_ms(profiled(own_ms), ran_ms, self.load)[0]
+        return self.model.finish_ms(profiled(own_ms), ran_ms, self.load, np.array([legs]))[0]
+
+    def tell(self, ran: Ran) -> None:
+        """To the model, which learns from it at once."""
+        self.model.observe(ran)
+        catch_up(self.model)
 
     def request(self) -> list[Ran]:
         """One request: what the model was told of its steps, and last of all of them as one."""
-        whole_ms, told = self.predict(sum(self.own_ms)), []
+        whole_ms, told = self.predict(sum(self.own_ms), legs=len(self.own_ms)), []
         for step, own_ms, times in zip(self.steps, self.own_ms, self.machine.request(self.own_ms), strict=True):
             ran_ms, cpu_ms, wall_ms = times
             predicted_ms = self.predict(own_ms, ran_ms)
             told.append(Ran(step, profiled(own_ms)[0], ran_ms, cpu_ms, wall_ms, self.load, predicted_ms=predicted_ms))
-            self.model.observe(told[-1])
+            self.tell(told[-1])
         last, wall_ms = told[-1], sum(ran.wall_ms for ran in told)
         cpu_ms = sum(ran.cpu_ms for ran in told)
         whole = last._replace(idle_ms=profiled(sum(self.own_ms))[0], ran_ms=0.0, cpu_ms=cpu_ms, wall_ms=wall_ms)
         told.append(whole._replace(step=Step(0, last.step.depth, 1.0), predicted_ms=whole_ms, whole_path=True))
-        self.model.observe(told[-1])
+        self.tell(told[-1])
         return told
 
     def requests(self, count: int) -> list[list[Ran]]:
