@@ -97,6 +97,11 @@ def catch_up(model: TimeModel) -> None:
         study.put_in_place()
 
 
+def has_studies(model: TimeModel) -> bool:
+    """Whether it ever gives one: it has a `study` of its own."""
+    return getattr(type(model), "study", TimeModel.study) is not TimeModel.study
+
+
 def legs_of(step: Step) -> int:
     """From one exit to the next: the graphs that a step runs where it has none of its own."""
     return step.depth - max(step.first, 1) + 1

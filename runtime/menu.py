@@ -21,7 +21,7 @@ class Menu:
 
     `idle_ms`: (steps, levels of the profile) from here to each step's exit on the idle device; `accuracy`: (steps,);
     `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays;
-    `on_way`: the places of the exits on its way, itself the last.
+    `on_way`: the places of the exits on its way, itself the last; `graphs`: (steps,) how many there are of them.
     """
 
     steps: tuple[Step, ...]
@@ -31,6 +31,7 @@ class Menu:
     legs: dict[Step, tuple[Step, ...]]
     rows: dict[Step, int]
     on_way: dict[Step, list[int]]
+    graphs: NDArray[np.intp]
 
     def choose(self, policy: Policy, situation: Situation) -> Step | Stop:
         """The policy's choice in a situation of these steps.
@@ -111,6 +112,7 @@ class Place(NamedTuple):
     legs: dict[Step, tuple[Step, ...]]
     rows: dict[Step, int]
     on_way: dict[Step, list[int]]
+    graphs: NDArray[np.intp]
     at: NDArray[np.intp]
 
 
@@ -146,7 +148,8 @@ class Outline:
 
         def menu(place: Place) -> Menu:
             after = {step: exits[step.point] for step in place.steps}
-            return Menu(place.steps, times[place.at], place.accuracy, after, place.legs, place.rows, place.on_way)
+            steps, accuracy, legs, rows, on_way, graphs, at = place
+            return Menu(steps, times[at], accuracy, after, legs, rows, on_way, graphs)
 
         for point, record in self._points.items():
             expected_ms = float(times[self._at[point.whole_way], median])
@@ -165,7 +168,9 @@ class Outline:
         steps = tuple(step for step in steps if step.point not in self._failed)
         accuracy = np.array([self._points[step.point].accuracy for step in steps])
         at = np.array([self._at[step] for step in steps], np.intp)
-        return Place(steps, accuracy, self._legs(steps), _rows(steps), _on_way(steps), at)
+        on_way = _on_way(steps)
+        graphs = np.array([len(on_way[step]) for step in steps], np.intp)
+        return Place(steps, accuracy, self._legs(steps), _rows(steps), on_way, graphs, at)
 
     def _legs(self, steps: tuple[Step, ...]) -> dict[Step, tuple[Step, ...]]:
         """Of the steps from one place: the nearest exit on the way, then on from there."""

@@ -114,7 +114,7 @@ class Runner:
         ran_ms = (stand.cpu_s - stand.awake_cpu_s) * 1e3
         stand.load = load = self.sensors.now
         with self._learning:
-            predicted_ms = self.model.finish_ms(stand.menu.idle_ms, ran_ms, load)
+            predicted_ms = self.model.finish_ms(stand.menu.idle_ms, ran_ms, load, stand.menu.graphs)
         stand.predicted_ms = predicted_ms
         return predicted_ms
 
@@ -202,6 +202,16 @@ class Runner:
             raise
         except Exception as error:
             raise Failed(step.point, error) from error
+
+    def study(self) -> None:
+        """Lets the model work out what it has noted, which takes a while that no request waits for."""
+        with self._learning:
+            study = self.model.study()
+        if study is not None:
+            with SOON:
+                study.work_out()
+            with self._learning:
+                study.put_in_place()
 
     def tell_path(self, start: Stand, end: Stand, step: Step, cut_off: bool) -> None:
         """Tells the model of a whole path, as one step from where it started; `start` as it was at its decision."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..policies.fixed import Fixed
-from ..policies.latency import TimeModel
+from ..policies.latency import TimeModel, has_studies
 from ..policies.profile_model import ProfileModel
 from ..policies.situation import Budget, OperatingPoint, Policy
 from .answer import Answer, make_answer
@@ -30,6 +30,7 @@ from .run import Run, rehearse
 from .runner import BLIND, Clocks, Runner, Sensing
 from .sensors import Sensors
 from .stats import Stats, Tally
+from .student import Student
 from .ticket import Ticket, on_late_of
 from .watchdog import Guards, Watchdog
 from .worker import Worker
@@ -113,9 +114,10 @@ class Session:
         self.points = tuple(record.point for record in bundle.manifest.points)
         self._checks, self._clocks = checks, clocks
         self._pid, self._closed = os.getpid(), False
-        self._runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
+        self._runner = runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
+        self._student = Student(f"stretto-student-{bundle.path.stem}", runner) if has_studies(runner.model) else None
+        self._tally = Tally(self._student.request_ended) if self._student else Tally()
         self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed=isinstance(policy, Fixed))
-        self._tally = Tally()
         self._watchdog = Watchdog(f"stretto-watchdog-{bundle.path.stem}", clocks.wall)
         self._guards = Guards(self._watchdog, clocks.wall)
         worker = Worker(f"stretto-worker-{bundle.path.stem}", priority)
@@ -130,7 +132,9 @@ class Session:
         if priority != "normal":
             worker.start(_STARTING_S)
         # for whoever forgets to close it: idle threads would outlive it, and keep what they know of
-        weakref.finalize(self, _let_go, self._pid, [worker, self._watchdog, self._sensors]).atexit = False
+        weakref.finalize(
+            self, _let_go, self._pid, [worker, self._watchdog, self._sensors, self._student]
+        ).atexit = False
 
     @property
     def stats(self) -> Stats:
@@ -216,6 +220,7 @@ class Session:
             self._closed = True
             ended = {"worker": self._desk.close(self._closed_error()), "watchdog": self._watchdog.close()}
             ended["sensors"] = self._sensors is None or self._sensors.close()
+            ended["student"] = self._student is None or self._student.close()
             for name in (name for name, in_time in ended.items() if not in_time):
                 log.warning("%s: the %s is still busy; it ends by itself", self.bundle.path.name, name)
             self._runner.engine.close()
@@ -300,7 +305,7 @@ class Session:
         return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by)
 
 
-def _let_go(pid: int, threads: list[Worker | Watchdog | Sensors | None]) -> None:
+def _let_go(pid: int, threads: list[Worker | Watchdog | Sensors | Student | None]) -> None:
     """Asks the threads of a session that is gone to end, without waiting for them; a fork has none of them."""
     if os.getpid() == pid:
         for thread in threads:

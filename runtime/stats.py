@@ -1,5 +1,6 @@
 """What a session did so far, as counts."""
 
+from collections.abc import Callable
 from threading import Lock
 from typing import NamedTuple
 
@@ -23,10 +24,10 @@ class Stats(NamedTuple):
 
 
 class Tally:
-    """Counts requests, from any thread."""
+    """Counts requests, from any thread; `ended` is called after each."""
 
-    def __init__(self) -> None:
-        self._counting = Lock()
+    def __init__(self, ended: Callable[[], None] = lambda: None) -> None:
+        self._counting, self._ended = Lock(), ended
         self.requests = self.deadlines_met = self.cut_offs = 0
 
     def add(self, deadline_met: bool, was_cut_off: bool) -> None:
@@ -35,3 +36,4 @@ class Tally:
             self.requests += 1
             self.deadlines_met += deadline_met
             self.cut_offs += was_cut_off
+        self._ended()

@@ -36,7 +36,7 @@ class Noting:
     def __init__(self, factor=1.0):
         self.factor, self.asked, self.told = factor, [], []
 
-    def finish_ms(self, idle_ms, ran_ms, load):
+    def finish_ms(self, idle_ms, ran_ms, load, legs=None):
         self.asked.append((len(idle_ms), ran_ms, load))
         return idle_ms * self.factor
 

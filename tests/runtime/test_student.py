@@ -1,0 +1,100 @@
+"""A model that has something to study does so between requests, on a thread of the session's own."""
+
+from threading import Event, current_thread, main_thread
+
+import numpy as np
+import pytest
+from stretto.policies.deadline import Deadline
+from stretto.policies.latency import TimeModel
+from stretto.runtime.bundle import Bundle
+from stretto.runtime.session import Session
+from stretto.runtime.student import EVERY
+
+from .fakes import LEVELS, Clock, SetPace, set_profile
+from .toy import toy_bundle
+
+SAMPLE, SOON_S = np.zeros((3, 8, 8), np.float32), 30
+
+
+class Studious(TimeModel):
+    """Has something to study whenever it is asked; notes who asked, and whether the runner's lock was held."""
+
+    levels, looks_at_load = LEVELS, False
+
+    def __init__(self):
+        self.is_locked, self.places, self.placed = lambda: False, [], Event()
+
+    def finish_ms(self, idle_ms, ran_ms, load, legs=None):
+        return idle_ms
+
+    def observe(self, ran):
+        """Nothing to note."""
+
+    def study(self):
+        self._note("study")
+        return self
+
+    def work_out(self):
+        self._note("work out")
+
+    def put_in_place(self):
+        self._note("put in place")
+        self.placed.set()
+
+    def _note(self, what):
+        self.places.append((what, self.is_locked(), current_thread()))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return Bundle.open(toy_bundle(tmp_path_factory.mktemp("student") / "toy.stretto", widths=(1.0,), depths=2).path)
+
+
+@pytest.fixture
+def opened(bundle):
+    def opened(model):
+        session = Session(bundle, SetPace(bundle, Clock(), 1.0), Deadline(), set_profile(bundle), model=model)
+        model.is_locked = session._runner._learning.locked
+        return session
+
+    return opened
+
+
+def test_long_part_is_done_by_another_thread_without_the_lock_and_the_rest_under_it(opened):
+    model = Studious()
+    with opened(model) as session:
+        for _ in range(EVERY):
+            session.infer(SAMPLE)
+        assert model.placed.wait(SOON_S)
+    what, thread = [place[:2] for place in model.places[:3]], {place[2] for place in model.places}
+    assert what == [("study", True), ("work out", False), ("put in place", True)]
+    assert len(thread) == 1 and main_thread() not in thread
+
+
+def test_model_without_studies_has_no_student(opened):
+    class Idle(Studious):
+        study = TimeModel.study
+
+    with opened(Idle()) as session:
+        for _ in range(EVERY):
+            session.infer(SAMPLE)
+        assert session._student is None
+
+
+def test_study_that_fails_is_logged_and_a_later_one_takes_place(opened, caplog):
+    class Fails(Studious):
+        failed = Event()
+
+        def work_out(self):
+            if not self.failed.is_set():
+                self.failed.set()
+                raise ArithmeticError("no luck")
+
+    model = Fails()
+    with opened(model) as session:
+        for _ in range(SOON_S * 100):
+            session.infer(SAMPLE)
+            if model.placed.wait(0.01):
+                break
+    assert model.placed.is_set()
+    assert "no luck" in caplog.text
