@@ -4,7 +4,8 @@ A request runs along one width and precision. One such run gives the time at eve
 are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up those of
 their their parts. What is timed from the start includes the session's check of the input and a decision of the deadline
 policy. What follows at the last exit is timed apart, as any may be that: calibrated scores, what the time model is told
-and asked, another decision for each sample, and the making of the answers.
+and asked, another decision for each sample, and the making of the answers. Who goes on from an exit has done about as
+much there, so it's also part of the steps that don't start at the input.
 """
 
 import math
@@ -143,7 +144,7 @@ class Stopwatch:
         reached_ms, answered_ms = self._run(way, self._inputs[batch])
         for first in starts(self._bundle.manifest):
             for step in spans(self._bundle.manifest, *way, first):
-                took_ms = reached_ms[step.depth] - reached_ms[max(first - 1, 0)]
+                took_ms = reached_ms[step.depth] - reached_ms[max(first - 1, 0)] + (answered_ms if first else 0.0)
                 self._samples_ms[step, batch, pacing].append(took_ms)
         self._answered_ms[batch, pacing].append(answered_ms)
 

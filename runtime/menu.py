@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ class Menu:
     `idle_ms`: (steps, levels of the profile) from here to each step's exit on the idle device; `accuracy`: (steps,);
     `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays;
     `on_way`: the places of the exits on its way, itself the last; `graphs`: (steps,) how many there are of them.
+    `soonest_ms`: in which half of the requests would be at one of the exits, on the idle device.
     """
 
     steps: tuple[Step, ...]
@@ -32,6 +34,7 @@ class Menu:
     rows: dict[Step, int]
     on_way: dict[Step, list[int]]
     graphs: NDArray[np.intp]
+    soonest_ms: float
 
     def choose(self, policy: Policy, situation: Situation) -> Step | Stop:
         """The policy's choice in a situation of these steps.
@@ -149,7 +152,8 @@ class Outline:
         def menu(place: Place) -> Menu:
             after = {step: exits[step.point] for step in place.steps}
             steps, accuracy, legs, rows, on_way, graphs, at = place
-            return Menu(steps, times[at], accuracy, after, legs, rows, on_way, graphs)
+            soonest_ms = float(times[at, median].min(initial=inf))
+            return Menu(steps, times[at], accuracy, after, legs, rows, on_way, graphs, soonest_ms)
 
         for point, record in self._points.items():
             expected_ms = float(times[self._at[point.whole_way], median])

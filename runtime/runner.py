@@ -121,7 +121,8 @@ class Runner:
     def ask(self, stand: Stand, deadline: float, budget: Budget, reached: Sequence[Reached]) -> list[Step | Stop]:
         """The policy's choice for each of the samples here, which isn't asked where nothing is left to choose.
 
-        Past the deadline, with an exit reached, nothing goes on, whatever the policy says. `reached`: of each sample.
+        With an exit reached, nothing goes on that would be late more often than not even on the idle device, whatever
+        the policy says: it isn't asked, as that takes time when there is least. `reached`: of each sample.
 
         Raises:
             RuntimeError: the policy chose what it can't.
@@ -129,14 +130,15 @@ class Runner:
         menu = stand.menu
         if not menu.steps:
             return [Stop.FINAL] * len(reached)
-        finish_ms, slack_ms = self.predict(stand), (deadline - stand.at_s) * 1e3
-        choices = []
+        slack_ms = (deadline - stand.at_s) * 1e3
+        if slack_ms < menu.soonest_ms and all(reached):
+            return [Stop.DEADLINE] * len(reached)
+        finish_ms, choices = self.predict(stand), list[Step | Stop]()
         for seen in reached:
             situation = Situation(
                 slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy
             )
-            choice = menu.choose(self.policy, situation)
-            choices.append(Stop.DEADLINE if slack_ms <= 0 and seen and isinstance(choice, Step) else choice)
+            choices.append(menu.choose(self.policy, situation))
         return choices
 
     def ends_ms(self, stand: Stand, step: Step) -> list[float]:

@@ -177,14 +177,17 @@ def test_batch_is_told_by_its_steps_with_the_times_of_so_many(opened):
     assert len(model.asked) == 3
 
 
-def test_past_the_deadline_nothing_goes_on_whatever_the_policy_says(opened):
+def test_what_would_be_late_even_on_the_idle_device_does_not_go_on_whatever_the_policy_says(opened):
     class Careless:
         def next(self, situation):
             return situation.steps[0] if situation.steps else Stop.FINAL
 
-    session, _, _ = opened(Noting(), policy=Careless())
-    answer = session.infer(SAMPLE, budget_ms=600)
+    model = Noting()
+    session, _, _ = opened(model, policy=Careless())
+    answer = session.infer(SAMPLE, budget_ms=1499)
     assert (answer.exits, answer.stopped_by) == ((1, 2), Stop.DEADLINE)
+    assert len(model.asked) == 2  # not at the second exit
+    assert session.infer(SAMPLE, budget_ms=1500).exits == (1, 2, 3)
 
 
 class Straight:
