@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import cast
@@ -22,8 +22,8 @@ from ..runtime.ticket import OnLate
 from .contention_rounds import Ask
 from .contention_switched import SwitchedEngine, merge
 
-OURS, SLICES = "this runtime", "this runtime, slices"
-BOTH = {OURS: "", SLICES: ", slices"}  # how this runtime takes part, and what a figure of each is called after
+OURS, PROFILE = "this runtime", "this runtime, profile"
+BOTH = {OURS: "", PROFILE: ", profile"}  # how this runtime takes part, and what a figure of each is called after
 ALERT, SWITCHED = "alert, scalar filter", "switched networks"
 SMALLEST, AGAIN, FULL = "smallest network", "smallest network again", "full network"
 SUBMITTED, PRIORITISED, ONWARD = "submitted", "submitted, high priority", "submitted, always on"
@@ -40,9 +40,9 @@ class Runtime:
     time_model: str
 
     @property
-    def with_slices(self) -> "Runtime":
-        """The same with the model of time slices, which looks at the load; it takes part beside whatever is set."""
-        return replace(self, time_model="slices")
+    def with_profile(self) -> "Runtime":
+        """What plans by the profile whatever happens; it takes part beside whatever is set, to show what that gains."""
+        return Runtime("deadline", "profile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def enter(stack: ExitStack, bundle: Bundle, profile: Profile, runtime: Runtime, 
     small, full = smallest_point(bundle, profile), full_point(bundle)
     return {
         OURS: _inferring(opened(runtime)),
-        SLICES: _inferring(opened(runtime.with_slices)),
+        PROFILE: _inferring(opened(runtime.with_profile)),
         SMALLEST: _inferring(opened(fixed, small)),
         AGAIN: _inferring(opened(fixed, small)),
         FULL: _inferring(opened(fixed, full)),

@@ -10,7 +10,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.menu import all_steps
 from ..runtime.options import chosen_model
 from ..runtime.profile import Profile
-from .contention_contestants import BOTH, OURS, SLICES, Runtime
+from .contention_contestants import BOTH, OURS, PROFILE, Runtime
 from .foresight import LEVEL, LONG, PATHS, STEPS, TUNED, evaluate
 from .recordings import Recording
 from .report import Row
@@ -25,7 +25,7 @@ def foresight(recording: Recording, bundle: Bundle, profile: Profile, runtime: R
     As `evaluate` gives them, but None for what can't be said, such as a ratio of nothing.
     """
     idle_ms: dict[Step, Sequence[float]] = {step: profile.finish_ms(step) for step in all_steps(bundle.manifest)}
-    names = {OURS: runtime.time_model, SLICES: runtime.with_slices.time_model, "profile": "profile"}
+    names = {OURS: runtime.time_model, PROFILE: runtime.with_profile.time_model, "scalar": "scalar"}
     models = {who: lambda name=name: chosen_model(name, profile) for who, name in names.items()}
     skip = min(SKIP, len(recording.paths) // 2)
     found = evaluate(recording, models, idle_ms, skip)

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .contention_contestants import ALERT, FULL, OURS, SLICES, SMALLEST, SWITCHED
+from .contention_contestants import ALERT, FULL, OURS, PROFILE, SMALLEST, SWITCHED
 from .contention_load import ENVIRONMENTS
 from .contention_report import BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
 
 # who is drawn, how, and the name in the legend; everybody else is in the JSON alone
 STYLES = {
     OURS: ("tab:blue", "o-", 2.5),
-    SLICES: ("tab:cyan", "o-", 1.5),
+    PROFILE: ("tab:cyan", "o-", 1.5),
     SWITCHED: ("tab:red", "D--", 1.5),
     ALERT: ("tab:purple", "^--", 1.2),
     FULL: ("tab:orange", "s:", 1.2),

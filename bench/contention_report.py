@@ -19,7 +19,7 @@ from .contention_contestants import (
     ONWARD,
     OURS,
     PRIORITISED,
-    SLICES,
+    PROFILE,
     SMALLEST,
     SUBMITTED,
     SWITCHED,
@@ -103,8 +103,8 @@ GOALS = (
 )  # fmt: skip
 COMPARISONS = (
     *(replace(goal, figure=goal.figure + ending, ours=who) for who, ending in BOTH.items() for goal in GOALS),
-    Comparison("deadlines met, slices over this runtime", SLICES, OURS, MET),
-    Comparison("wrong or late, slices over this runtime", SLICES, OURS),
+    Comparison("deadlines met over those with the profile alone", OURS, PROFILE, MET),
+    Comparison("wrong or late over those with the profile alone", OURS, PROFILE),
     Comparison("deadlines met, smallest network over itself (chance)", AGAIN, SMALLEST, MET),
     Comparison("wrong or late, smallest network over itself (chance)", AGAIN, SMALLEST),
     Comparison("wrong or late over the full network's", OURS, FULL),

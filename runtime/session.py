@@ -44,11 +44,11 @@ def load(
     path: str | os.PathLike[str],
     engine: str = "onnx",
     threads: int = 1,
-    policy: str | Policy | OperatingPoint = "deadline",
+    policy: str | Policy | OperatingPoint = "alert",
     confidence: float | None = None,
     profile: str | os.PathLike[str] | Profile = "auto",
     checks: bool = True,
-    time_model: str | TimeModel = "profile",
+    time_model: str | TimeModel = "slices",
     sensors: bool | Sensing | None = None,
     priority: str = "normal",
 ) -> "Session":

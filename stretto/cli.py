@@ -265,7 +265,7 @@ def _explain(error: Exception) -> str:
 def _policy(name: str | None, point: str | None) -> "str | OperatingPoint":
     """What `load` takes as its policy."""
     if point is None:
-        return name or "deadline"
+        return name or "alert"
     if name not in (None, "fixed"):
         raise ValueError(f"--policy {name} beside --point {point}, which means fixed; leave one of them out")
     from .policies.situation import OperatingPoint

@@ -46,7 +46,7 @@ def serve(
     port: int = 8000,
     engine: str = "onnx",
     threads: int = 1,
-    policy: str | Policy | OperatingPoint = "deadline",
+    policy: str | Policy | OperatingPoint = "alert",
     confidence: float | None = None,
     **limits: Any,
 ) -> None:

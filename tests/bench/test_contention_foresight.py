@@ -1,6 +1,6 @@
 """The time model's rows, from figures as `bench.foresight` gives them."""
 
-from stretto.bench.contention_contestants import OURS, SLICES
+from stretto.bench.contention_contestants import OURS, PROFILE
 from stretto.bench.contention_foresight import foresight_rows
 from stretto.bench.foresight import LONG, PATHS, STEPS, TUNED
 
@@ -14,24 +14,24 @@ def figures(under: float) -> dict:
 
 def test_a_share_above_the_level_is_as_wrong_as_one_below() -> None:
     ours = {STEPS: figures(0.994), PATHS: figures(0.98), LONG: NONE}
-    rows = foresight_rows({OURS: ours, SLICES: NOTHING, TUNED: NOTHING}, "net")
+    rows = foresight_rows({OURS: ours, PROFILE: NOTHING, TUNED: NOTHING}, "net")
     assert [round(row.value, 3) for row in rows[:2]] == [0.4, 1.0]
     assert [row.met for row in rows] == [True, False, True, True]
 
 
 def test_long_paths_are_compared_with_the_tuned_filter_where_there_are_any() -> None:
     ours = {kind: figures(0.99) for kind in (STEPS, PATHS, LONG)}
-    row = foresight_rows({OURS: ours, SLICES: NOTHING, TUNED: {LONG: figures(0.9)}}, "net")[-1]
+    row = foresight_rows({OURS: ours, PROFILE: NOTHING, TUNED: {LONG: figures(0.9)}}, "net")[-1]
     assert (row.value, row.goal, row.met) == (0.7, "≤ 0.75", True)
 
 
 def test_what_cannot_be_said_has_no_row() -> None:
-    assert foresight_rows({OURS: NOTHING, SLICES: NOTHING, TUNED: NOTHING}, "net") == []
+    assert foresight_rows({OURS: NOTHING, PROFILE: NOTHING, TUNED: NOTHING}, "net") == []
 
 
-def test_model_of_slices_has_the_same_rows_with_the_same_goals() -> None:
+def test_profile_alone_has_the_same_rows_with_the_same_goals() -> None:
     kinds = {kind: figures(0.99) for kind in (STEPS, PATHS, LONG)}
-    rows = foresight_rows({OURS: kinds, SLICES: kinds, TUNED: kinds}, "net")
-    plain, slices = rows[:5], rows[5:]
-    assert [row.figure for row in slices] == [f"{row.figure}, slices" for row in plain]
-    assert [row.goal for row in slices] == [row.goal for row in plain]
+    rows = foresight_rows({OURS: kinds, PROFILE: kinds, TUNED: kinds}, "net")
+    ours, profile = rows[:5], rows[5:]
+    assert [row.figure for row in profile] == [f"{row.figure}, profile" for row in ours]
+    assert [row.goal for row in profile] == [row.goal for row in ours]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stretto.bench.contention_contestants import AGAIN, FULL, ONWARD, OURS, SLICES, SMALLEST, SWITCHED
+from stretto.bench.contention_contestants import AGAIN, FULL, ONWARD, OURS, PROFILE, SMALLEST, SWITCHED
 from stretto.bench.contention_report import (
     BEST_FIXED,
     CLAIRVOYANT,
@@ -92,16 +92,16 @@ def test_who_took_no_part_has_no_row(table: Table) -> None:
     assert not any(SWITCHED in row.figure for row in comparison_rows(table, "made up"))
 
 
-def test_slices_have_every_goal_of_this_runtime_counted_by_their_own_answers() -> None:
+def test_profile_alone_has_every_goal_of_this_runtime_counted_by_its_own_answers() -> None:
     rounds = [round_of(number) for number in range(160)]
-    both = [replace(now, answers={SLICES: now.answers[SMALLEST], SWITCHED: now.answers[SMALLEST], **now.answers})
+    both = [replace(now, answers={PROFILE: now.answers[SMALLEST], SWITCHED: now.answers[SMALLEST], **now.answers})
             for now in rounds]  # fmt: skip
     what = replace(known(), switched={SMALL: 0.5})
     rows = {row.figure: row for row in comparison_rows(Table(both, what), "made up")}
     for goal in GOALS:
-        assert rows[f"{goal.figure}, slices"].goal == rows[goal.figure].goal is not None
-    assert rows["wrong or late over the phase oracle's, slices"].value == pytest.approx(80 / 48)
-    assert rows["wrong or late, slices over this runtime"].value == pytest.approx(80 / 48)
+        assert rows[f"{goal.figure}, profile"].goal == rows[goal.figure].goal is not None
+    assert rows["wrong or late over the phase oracle's, profile"].value == pytest.approx(80 / 48)
+    assert rows["wrong or late over those with the profile alone"].value == pytest.approx(48 / 80)
 
 
 def test_lateness_counts_only_where_an_exit_was_reached_and_has_its_goal_on_the_idle_machine(table: Table) -> None:
