@@ -22,6 +22,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
 from ..runtime.handover import SOON
 from ..runtime.menu import legs, ways
+from ..runtime.thread_clock import thread_clock
 
 _FORMAT = 2
 _UNKNOWN = float("nan")
@@ -125,14 +126,14 @@ class Recorder:
     def path(self, way: Way, x: NDArray[np.float32], phase: str = "") -> RecordedPath:
         """One path to its final exit, now; `x`: one sample, which a sleep of this thread should go before."""
         at_s, features, taken = time.monotonic() - self._began_s, x[None], []
-        awake_s = cpu_s = time.thread_time()
+        awake_s = cpu_s = thread_clock()
         wall_s = time.perf_counter()
         for step in self._legs[way]:
             load = self._load()
             with SOON:  # as the runtime does
                 _, following = self._engine.run(step, features)
             features = features if following is None else following  # nothing goes on from the final exit
-            wall_now_s, cpu_now_s = time.perf_counter(), time.thread_time()
+            wall_now_s, cpu_now_s = time.perf_counter(), thread_clock()
             cpu_ms = (cpu_now_s - cpu_s) * 1e3 if self._engine.in_caller else None
             taken.append(Leg(step, (cpu_s - awake_s) * 1e3, cpu_ms, (wall_now_s - wall_s) * 1e3, load))
             wall_s, cpu_s = wall_now_s, cpu_now_s

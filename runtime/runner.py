@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from time import monotonic, thread_time
+from time import monotonic
 from typing import NamedTuple, Protocol
 
 from ..policies.latency import Ran, TimeModel
@@ -15,6 +15,7 @@ from .errors import ClosedError
 from .handover import SOON
 from .inputs import Samples
 from .menu import Exit, Menu
+from .thread_clock import thread_clock
 
 Reached = tuple[Evidence, ...]  # by one sample, oldest first
 NOTHING: Reached = ()
@@ -45,10 +46,10 @@ class Failed(Exception):
 
 
 class Clocks(NamedTuple):
-    """Seconds, as `time.monotonic` and `time.thread_time` give them."""
+    """Seconds, as `time.monotonic` and `time.thread_time` give them; reading the latter can cost a turn of others."""
 
     wall: Callable[[], float] = monotonic
-    thread: Callable[[], float] = thread_time
+    thread: Callable[[], float] = thread_clock
 
 
 @dataclass(slots=True)

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread, current_thread
-from time import thread_time
 
 from .priority import Granted, check_level, raise_priority
+from .thread_clock import thread_clock
 
 Job = Callable[[float], object]  # told since when the thread runs without a sleep, in seconds of its own clock
 
@@ -59,13 +59,13 @@ class Worker:
     def _work(self) -> None:
         self.granted = raise_priority(self._priority)
         self._started.set()
-        awake_cpu_s = thread_time()
+        awake_cpu_s = thread_clock()
         while True:
             try:
                 job = self._jobs.get_nowait()
             except Empty:
                 job = self._jobs.get()
-                awake_cpu_s = thread_time()
+                awake_cpu_s = thread_clock()
             if job is None:
                 break
             try:
