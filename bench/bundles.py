@@ -86,7 +86,7 @@ def give_accuracies(bundle: Bundle) -> None:
     Otherwise a policy would choose among numbers drawn by chance. What they are doesn't matter, only their order.
     """
     points = tuple(replace(point, accuracy=_made_up(point)) for point in bundle.manifest.points)
-    write_bundle(bundle.path, replace(bundle.manifest, points=points), bundle._graphs, bundle._weights)
+    write_bundle(bundle.path, replace(bundle.manifest, points=points), bundle.graphs, bundle.weights)
 
 
 def _made_up(point: PointRecord) -> float:

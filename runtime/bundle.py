@@ -56,12 +56,13 @@ class StepModel:
 class Bundle:
     """A verified bundle. `path`, `manifest`, and `sha256`, the manifest's hash, which identifies the contents.
 
-    The shared weights are in memory once; a step's are cut when its model is asked for. Safe to use from threads.
+    `graphs` by member and `weights` by name are as they are stored, to be read only. The shared weights are in memory
+    once; a step's are cut when its model is asked for. Safe to use from threads.
     """
 
     def __init__(self, path: Path, manifest: Manifest, sha256: str, graphs: Mapping[str, bytes], weights: Arrays):
         self.path, self.manifest, self.sha256 = path, manifest, sha256
-        self._graphs, self._weights = graphs, weights
+        self.graphs, self.weights = graphs, weights
         self._fragments = {fragment_key(fragment): fragment for fragment in manifest.fragments}
         self._points = {(point.width, point.depth, point.precision): point for point in manifest.points}
 
@@ -93,7 +94,7 @@ class Bundle:
         kept = tuple(precision for precision in self.manifest.precisions if precision in set(precisions))
         points = tuple(point for point in self.manifest.points if point.precision in kept)
         manifest = replace(self.manifest, precisions=kept, points=points)
-        return Bundle(self.path, manifest, self.sha256, self._graphs, self._weights)
+        return Bundle(self.path, manifest, self.sha256, self.graphs, self.weights)
 
     def point(self, width: float, depth: int, precision: str = "fp32") -> PointRecord:
         """What is known of an operating point.
@@ -138,12 +139,12 @@ class Bundle:
 
     def _assemble(self, parts: list[Fragment], outputs: list[TensorSpec]) -> bytes:
         start = header(self.manifest.ir_version, self.manifest.opset, self.manifest.network)
-        graphs = [self._graphs[part.member] for part in parts]
+        graphs = [self.graphs[part.member] for part in parts]
         source = graph_input(parts[0].input.name, parts[0].input.shape)
         return b"".join([start, *graphs, source, *(graph_output(output.name, output.shape) for output in outputs)])
 
     def _bind(self, parts: list[Fragment]) -> Arrays:
-        return {name: binding.array(self._weights) for part in parts for name, binding in part.bindings.items()}
+        return {name: binding.array(self.weights) for part in parts for name, binding in part.bindings.items()}
 
 
 def write_bundle(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .training.export import export
     from .training.fit import fit
     from .training.losses import supernet_loss
+    from .training.requantize import with_precisions
     from .training.supernet import make_supernet
 
 # name → module, as text: a name is imported when it is first used, so that `import stretto` costs nothing, and torch is
@@ -39,11 +40,13 @@ _PLACES = {
     "load": ".runtime.session",
     "make_supernet": ".training.supernet",
     "supernet_loss": ".training.losses",
+    "with_precisions": ".training.requantize",
 }
 
 __all__ = [
     "Answer", "Budget", "BundleError", "InputError", "InputSpec", "OperatingPoint", "Profile", "Session", "Step",
     "Stop", "StrettoError", "export", "fit", "load", "make_supernet", "supernet_loss",
+    "with_precisions",
 ]  # fmt: skip
 
 

@@ -122,24 +122,24 @@ def train(
 
 @app.command()
 def export(
-    checkpoint: Path,
+    source: Annotated[Path, typer.Argument(help="a checkpoint, or a bundle, of which only the precisions change")],
     data: Data,
     out_path: Annotated[Path, typer.Option("--out", help="the bundle")],
-    weights: Annotated[str, typer.Option(help="float32, or float16 for half the size")] = "float32",
-    splits: Annotated[str, typer.Option(help="held-out splits that give the accuracies")] = "test",
+    weights: Annotated[str | None, typer.Option(help="float32 (default), or float16 for half the size")] = None,
+    splits: Annotated[str | None, typer.Option(help="that give the accuracies; default: test, or a bundle's")] = None,
     precisions: Annotated[str, typer.Option(help="fp32, and any of int8, bf16")] = "fp32",
     reduce_range: Annotated[
         bool, typer.Option("--reduce-range", help="int8 weights in 7 bits: fast on x86 processors without VNNI too")
     ] = False,
     json: Json = None,
 ) -> None:
-    """Write a checkpoint as a bundle, with the held-out accuracy of every operating point."""
-    from .training.task import export_checkpoint
+    """Write a checkpoint or a bundle as a bundle, with the held-out accuracy of every operating point."""
+    from .training.sources import export_source
 
     with show.WorkBar(out) as bar:
-        bundle = export_checkpoint(
-            checkpoint, out_path, data, weights=weights, precisions=tuple(precisions.split(",")),
-            reduce_range=reduce_range, splits=tuple(splits.split(",")), tell=bar.tell,
+        bundle = export_source(
+            source, out_path, data, weights=weights, precisions=tuple(precisions.split(",")),
+            reduce_range=reduce_range, splits=None if splits is None else tuple(splits.split(",")), tell=bar.tell,
         )  # fmt: skip
     show.bundle(out, bundle)
     _write(json, show.bundle_report(bundle))

@@ -55,6 +55,14 @@ def test_export_in_int8_reports_every_point_in_both_precisions(home: Path) -> No
     assert abs(whole["int8"] - whole["fp32"]) < 0.05
 
 
+def test_int8_added_to_a_bundle_is_the_file_that_its_checkpoint_gives(home: Path) -> None:
+    how = ["--data", "digits", "--precisions", "fp32,int8", "--reduce-range"]
+    for source, made in (("net.pt", "from_checkpoint.stretto"), ("net.stretto", "from_bundle.stretto")):
+        done = stretto("export", source, *how, "--out", made, home=home)
+        assert done.returncode == 0, done.stderr
+    assert (home / "from_bundle.stretto").read_bytes() == (home / "from_checkpoint.stretto").read_bytes()
+
+
 def test_training_reports_every_point_and_every_epoch(home: Path) -> None:
     report = json.loads((home / "train.json").read_text())
     assert [(p["width"], p["depth"]) for p in report["points"]] == [(0.5, 1), (0.5, 2), (1.0, 1), (1.0, 2)]
@@ -260,7 +268,14 @@ def test_inspect_names_what_is_inside(home: Path) -> None:
         (["run", "net.stretto", "grey.png", "--point", "half"], "--point half: give WIDTH,DEPTH"),
         (["run", "net.stretto", "x.npy", "--point", "0.5,1", "--policy", "deadline"], "leave one of them out"),
         (["eval", "net.stretto", "--data", "digits", "--splits", "nope"], "digits has no split 'nope'"),
-        (["export", "net.stretto", "--data", "digits", "--out", "y.stretto"], "not a"),
+        (
+            ["export", "train.json", "--data", "digits", "--out", "y.stretto"],
+            "train.json: not a bundle nor a checkpoint",
+        ),
+        (
+            ["export", "net.stretto", "--data", "digits", "--out", "y.stretto", "--weights", "float16"],
+            "net.stretto: weights 'float16' are asked, a bundle's stay as they are stored, which is 'float32'",
+        ),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_that_names_it(home: Path, words: list[str], message: str) -> None:

@@ -1,8 +1,7 @@
 """A trained supernet becomes a bundle."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -15,20 +14,26 @@ from ..policies.situation import OperatingPoint, Step
 from ..runtime.bundle import Bundle, write_bundle
 from ..runtime.engines import make_engine
 from ..runtime.manifest import Arrays, Fragment, InputSpec, Manifest, PointRecord, TensorSpec
-from .calibrate import fit_temperature
 from .errors import ExportError
-from .evaluate import Batch, accuracy, point_logits
+from .evaluate import point_logits
 from .fold import bind, shared_weights
-from .onnx_graph import Graph, Job, Parts, compile_parts
-from .quantize import LARGEST, LARGEST_REDUCED, with_int8
+from .onnx_graph import Graph, Job, Parts, compile_parts, tensors_of
+from .precisions import (
+    Loader,
+    Tell,
+    arrays,
+    check_engines,
+    check_folder,
+    check_precisions,
+    check_readings,
+    measured,
+    quantized,
+)
 from .supernet import Supernet
 
-Loader = Iterable[tuple[Any, Any]]
-Tell = Callable[[str, int, int], None]
 # largest difference to the torch network, over its largest logit, that an export may have; 16-bit weights have a
 # relative error of 2^-11 each, so there only gross errors are found
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
-PRECISIONS = {"fp32": "onnx", "int8": "onnx", "bf16": "openvino"}  # and the engines that their accuracy is measured by
 
 
 def export(
@@ -70,19 +75,17 @@ def export(
     net.eval()
     try:
         names = _checked_names(net, path, input, classes)
-        _check_precisions(precisions, calibration, reduce_range)
-        engines = len({PRECISIONS[precision] for precision in precisions})
-        _check_readings("held_out", held_out, engines)
-        _check_readings("calibration", calibration, engines + ("int8" in precisions) * len(net.widths))
+        check_precisions(precisions, calibration, reduce_range)
+        check_readings(held_out, calibration, precisions, len(net.widths) if "int8" in precisions else 0)
         parts = build_parts(net, input.shape, weights, tell)
         manifest = _manifest(net, parts, precisions, input, names, network, provenance or {})
-        _check_engines(Bundle(path, manifest, "", parts.graphs, parts.weights))
+        check_engines(Bundle(path, manifest, "", parts.graphs, parts.weights))
         if "int8" in precisions and calibration is not None:
-            parts = _quantized(parts, calibration, LARGEST_REDUCED if reduce_range else LARGEST, tell)
+            parts = quantized(parts, calibration, reduce_range, tell)
             manifest = replace(manifest, fragments=parts.fragments)
         draft = Bundle(path, manifest, "", parts.graphs, parts.weights)
         _compare(net, draft.only(["fp32"]), TOLERANCE[weights])
-        manifest = replace(manifest, points=_measured(draft, held_out, calibration, tell))
+        manifest = replace(manifest, points=measured(draft, held_out, calibration, tell))
     finally:
         net.train(was_training)
     write_bundle(path, manifest, parts.graphs, parts.weights)
@@ -103,11 +106,6 @@ def build_parts(net: Supernet, shape: tuple[int, ...], dtype: str, tell: Tell) -
     parts = compiler.compile()
     tell("compiling", len(compiler.jobs), len(compiler.jobs))
     return parts
-
-
-def _quantized(parts: Parts, calibration: Loader, largest: int, tell: Tell) -> Parts:
-    """With the int8 form of every graph."""
-    return with_int8(parts, lambda: (x for x, _ in _arrays(calibration)), largest, partial(tell, "ranging"))
 
 
 class _Compiler:
@@ -145,8 +143,7 @@ class _Compiler:
         unshared: Arrays = {}
         for job, graph in zip(self.jobs, graphs, strict=True):
             unshared |= job.bound.vectors | graph.own
-        bindings = [binding for graph in graphs for binding in graph.bindings.values()]
-        used = {b.tensor for b in bindings} | {b.scale for b in bindings if b.scale is not None}
+        used = tensors_of(binding for graph in graphs for binding in graph.bindings.values())
         weights = {name: array for name, array in sorted((self.weights | unshared).items()) if name in used}
         return weights, sum(array.nbytes for name, array in unshared.items() if name in used)
 
@@ -156,47 +153,12 @@ def _checked_names(net: Supernet, path: Path, input: InputSpec, classes: Sequenc
     takes = tuple(net.plan.traced.example.shape[1:])
     if input.shape != takes:
         raise ValueError(f"input.shape is {input.shape}, the supernet was made for {takes}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+    check_folder(path)
     with torch.no_grad():
         count = net(_zeros(net, 2, takes), net.widths[0])[-1].shape[1]
     if classes is not None and len(classes) != count:
         raise ValueError(f"{len(classes)} names of classes are given, the network has {count} logits")
     return tuple(classes or map(str, range(count)))
-
-
-def _check_precisions(precisions: Sequence[str], calibration: Loader | None, reduce_range: bool) -> None:
-    unknown = [precision for precision in precisions if precision not in PRECISIONS]
-    if unknown or "fp32" not in precisions or len(set(precisions)) < len(precisions):
-        raise ValueError(f"precisions are {tuple(precisions)}; give fp32, and any others of {', '.join(PRECISIONS)}")
-    if "int8" in precisions and calibration is None:
-        raise ValueError("int8 needs calibration data, which gives the ranges of activations; pass calibration")
-    if reduce_range and "int8" not in precisions:
-        raise ValueError(
-            f"reduce_range is of int8's weights, precisions are {tuple(precisions)}; add int8, or leave it"
-        )
-
-
-def _check_readings(name: str, loader: Loader | None, times: int) -> None:
-    """What is read so many times can be: an iterator would be empty from the second time on."""
-    if times > 1 and isinstance(loader, Iterator):
-        raise ValueError(
-            f"{name} is a {type(loader).__name__}, which can be gone through once, and is needed {times} times; give a "
-            "DataLoader or a list of batches"
-        )
-
-
-def _check_engines(draft: Bundle) -> None:
-    """This machine can measure every precision."""
-    for precision in draft.manifest.precisions:
-        engine = make_engine(PRECISIONS[precision], draft)
-        runs = engine.runs(precision)
-        engine.close()
-        if not runs:
-            raise ValueError(
-                f"{precision} can't be measured: engine {engine.name!r} doesn't run it on this processor; export where "
-                "it does, or leave it out"
-            )
 
 
 def _zeros(net: Supernet, batch: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -236,7 +198,7 @@ def _manifest(
 def _compare(net: Supernet, draft: Bundle, tolerance: float) -> None:
     """The compiled graphs answer what the torch network answers, leg by leg and each width in one span."""
     x = _zeros(net, 3, draft.manifest.input.shape).normal_().cpu()
-    legs, _ = point_logits(draft, _arrays([(x, np.zeros(3))]))
+    legs, _ = point_logits(draft, arrays([(x, np.zeros(3))]))
     spans = _span_logits(draft, _numbers(x).astype(np.float32))
     for point, found in legs.items():
         subnet = net.subnet(point.width, point.depth).cpu()  # a GPU may round to TF32, which is off by 1e-3
@@ -263,45 +225,3 @@ def _span_logits(draft: Bundle, x: NDArray[np.float32]) -> dict[OperatingPoint, 
 
 def _numbers(tensor: torch.Tensor) -> NDArray[Any]:
     return tensor.detach().cpu().numpy()
-
-
-def _measured(draft: Bundle, held_out: Loader, calibration: Loader | None, tell: Tell) -> tuple[PointRecord, ...]:
-    """The points with accuracy and temperature, as the compiled graphs answer."""
-    logits, labels = _logits(draft, held_out, partial(_told, "evaluating", tell=tell))
-    temperatures = dict.fromkeys(logits, 1.0)
-    if calibration is not None:
-        aside, theirs = _logits(draft, calibration, partial(_told, "calibrating", tell=tell))
-        temperatures = {point: fit_temperature(z, theirs) for point, z in aside.items()}
-    records = []
-    for record in draft.manifest.points:
-        right = accuracy(logits[record.point], labels)
-        records.append(replace(record, accuracy=right, temperature=temperatures[record.point]))
-    return tuple(records)
-
-
-def _logits(
-    draft: Bundle, loader: Loader, told: Callable[[Loader], Iterator[Batch]]
-) -> tuple[dict[OperatingPoint, NDArray[np.float32]], NDArray[np.int64]]:
-    """Every point's logits, by the engine that runs its precision, and the labels."""
-    found: dict[OperatingPoint, NDArray[np.float32]] = {}
-    for engine in dict.fromkeys(PRECISIONS[precision] for precision in draft.manifest.precisions):
-        some = draft.only([precision for precision, by in PRECISIONS.items() if by == engine])
-        logits, labels = point_logits(some, told(loader), engine=engine)
-        found |= logits
-    return found, labels
-
-
-def _told(what: str, loader: Loader, tell: Tell) -> Iterator[Batch]:
-    """The batches, counted; how many there will be isn't known of a loader without a length."""
-    total = len(loader) if isinstance(loader, Sized) else 0
-    done = 0
-    for done, batch in enumerate(_arrays(loader), start=1):
-        yield batch
-        tell(what, done, max(done, total))
-
-
-def _arrays(loader: Loader) -> Iterator[Batch]:
-    for x, y in loader:
-        pair = (v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in (x, y))
-        x, y = (np.asarray(v) for v in pair)
-        yield np.ascontiguousarray(x, dtype=np.float32), y.astype(np.int64)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +57,12 @@ class Parts:
     ir_version: int
     opset: int
     unshared_bytes: int
+
+
+def tensors_of(bindings: Iterable[Binding]) -> set[str]:
+    """Keys in the weights that the bindings name."""
+    bindings = list(bindings)
+    return {b.tensor for b in bindings} | {b.scale for b in bindings if b.scale is not None}
 
 
 def compile_parts(jobs: Sequence[Job]) -> list[Graph]:

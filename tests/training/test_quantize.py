@@ -337,7 +337,7 @@ def test_data_that_is_read_once_may_be_an_iterator(tmp_path):
 
 def test_a_machine_that_cannot_measure_int8_says_so_before_the_ranges_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(OnnxEngine, "runs", lambda self, precision: precision == "fp32")
-    monkeypatch.setattr("stretto.training.export.with_int8", lambda *_: pytest.fail("int8 was made"))
+    monkeypatch.setattr("stretto.training.precisions.with_int8", lambda *_: pytest.fail("int8 was made"))
     net = make_supernet(plain(0.1, 16), torch.zeros(1, 1, 6, 6), widths=(1.0,), exits=1)
     with pytest.raises(ValueError, match="int8 can't be measured: engine 'onnx' doesn't run it on this processor"):
         exported(net, torch.randn(8, 1, 6, 6), tmp_path / "a.stretto")

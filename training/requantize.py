@@ -1,0 +1,196 @@
+"""A bundle becomes one of other precisions. Its graphs and weights are enough: no network is made."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ..runtime.bundle import Bundle, write_bundle
+from ..runtime.manifest import InputSpec, PointRecord, graphs_of
+from .data import load_data_as
+from .onnx_graph import Parts, tensors_of
+from .precisions import (
+    Loader,
+    Tell,
+    check_engines,
+    check_folder,
+    check_precisions,
+    check_readings,
+    measured,
+    quantized,
+)
+from .task import EVALUATION_BATCH, batches
+
+MEASURED_ON = {"held_out_data", "splits"}  # what provenance says of the data that accuracies are of
+
+
+def with_precisions(
+    bundle: Bundle,
+    held_out: Loader,
+    path: str | Path,
+    *,
+    calibration: Loader,
+    precisions: Sequence[str],
+    reduce_range: bool = False,
+    provenance: dict[str, Any] | None = None,
+    progress: Tell | None = None,
+) -> Bundle:
+    """Write a bundle again in the precisions asked, with accuracies and temperatures measured anew.
+
+    What it has of them is kept as it is, what it lacks is made of its fp32, what isn't asked is left out. `path` may be
+    the bundle's own.
+
+    Args:
+        held_out, calibration, precisions, reduce_range, progress: as for `export`.
+        provenance: beside and over the bundle's own, such as the data's name.
+
+    Raises:
+        ValueError: the bundle has no fp32 or an int8 of another range than asked, the data don't fit it or can be gone
+            through only once and are needed again, or the folder of `path` isn't there.
+    """
+    tell, path, has = progress or (lambda what, done, total: None), Path(path), bundle.manifest
+    check_folder(path)
+    check_asked(bundle, precisions, reduce_range)
+    lacks_int8 = "int8" in precisions and "int8" not in has.precisions
+    check_readings(held_out, calibration, precisions, len(has.widths) if lacks_int8 else 0)
+    parts = _kept(bundle, precisions)
+    about = _provenance(bundle, precisions, reduce_range, provenance or {})
+    manifest = replace(has, precisions=tuple(precisions), points=_points(bundle, precisions), provenance=about)
+    manifest = replace(manifest, fragments=parts.fragments, members={})
+    check_engines(Bundle(path, manifest, "", parts.graphs, parts.weights))
+    if lacks_int8:
+        parts = quantized(parts, calibration, reduce_range, tell)
+        manifest = replace(manifest, fragments=parts.fragments)
+    draft = Bundle(path, manifest, "", parts.graphs, parts.weights)
+    manifest = replace(manifest, points=measured(draft, held_out, calibration, tell))
+    write_bundle(path, manifest, parts.graphs, parts.weights)
+    return Bundle.open(path)
+
+
+def export_bundle(
+    bundle: Bundle,
+    out: str | Path,
+    data_path: str,
+    *,
+    weights: str | None = None,
+    precisions: tuple[str, ...] = ("fp32",),
+    reduce_range: bool = False,
+    splits: tuple[str, ...] | None = None,
+    tell: Tell | None = None,
+) -> Bundle:
+    """`with_precisions` on data from names, split as the bundle's training split them.
+
+    Args:
+        weights: nothing, or what the bundle has: they stay as they are stored.
+        splits: that accuracies are of; those that the bundle's are of where not given.
+
+    Raises:
+        ValueError: as `with_precisions`, the bundle's provenance lacks what is needed, or the data are of other classes
+            or shapes.
+    """
+    has = bundle.manifest
+    check_asked(bundle, precisions, reduce_range)
+    _check_weights(bundle, weights)
+    splits = splits or tuple(_said(bundle, "splits", list, "name the splits that accuracies are to be of"))
+    holdout = _said(bundle, "holdout", float, "give with_precisions the calibration data, which training left out")
+    reading = None if tell is None else lambda done, total: tell("reading", done, total)
+    data = load_data_as(data_path, has.input.shape, reading, calibration=holdout)
+    if data.classes != has.classes:
+        raise ValueError(f"{bundle.path}: has classes {list(has.classes)}, {data_path} has {list(data.classes)}")
+    normal = _normal(has.input)
+    return with_precisions(
+        bundle,
+        [batch for split in splits for batch in batches(data, split, EVALUATION_BATCH, normal)],
+        out,
+        calibration=batches(data, "calibration", EVALUATION_BATCH, normal),
+        precisions=precisions,
+        reduce_range=reduce_range,
+        provenance={"held_out_data": data.name, "splits": list(splits)},
+        progress=tell,
+    )
+
+
+def check_asked(bundle: Bundle, precisions: Sequence[str], reduce_range: bool) -> None:
+    """The bundle can be had in these precisions.
+
+    Raises:
+        ValueError: it can't; says why.
+    """
+    check_precisions(precisions, (), reduce_range)
+    has, said = bundle.manifest.precisions, bundle.manifest.provenance.get("reduce_range")
+    if "fp32" not in has:
+        raise ValueError(f"{bundle.path}: has no fp32, of which others are made, but {', '.join(has)}; export it again")
+    if reduce_range and "int8" in has and said is not True:
+        raise ValueError(
+            f"{bundle.path}: has an int8 that reduce_range didn't make, and that would be kept; leave reduce_range, or "
+            "write the bundle in fp32 alone first and add int8 to that"
+        )
+
+
+def _kept(bundle: Bundle, precisions: Sequence[str]) -> Parts:
+    """The graphs that the bundle has of these precisions, with the weights that they use."""
+    has = bundle.manifest
+    compiled = {graphs_of(precision) for precision in precisions if precision in has.precisions}
+    fragments = tuple(fragment for fragment in has.fragments if fragment.precision in compiled)
+    members = {fragment.member for fragment in fragments}
+    used = tensors_of(binding for fragment in fragments for binding in fragment.bindings.values())
+    return Parts(
+        fragments,
+        {name: graph for name, graph in bundle.graphs.items() if name in members},
+        {name: array for name, array in bundle.weights.items() if name in used},
+        has.ir_version,
+        has.opset,
+        has.provenance.get("unshared_bytes", 0),
+    )
+
+
+def _points(bundle: Bundle, precisions: Sequence[str]) -> tuple[PointRecord, ...]:
+    """Not measured yet; a point's MACs and parameters are the same in every precision."""
+    has = bundle.manifest
+    return tuple(
+        replace(bundle.point(width, depth), precision=precision, accuracy=0.0, temperature=1.0)
+        for width, depth, precision in product(has.widths, range(1, has.depths + 1), precisions)
+    )
+
+
+def _provenance(bundle: Bundle, precisions: Sequence[str], reduce_range: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """The bundle's own, without what isn't true of the new one; a kept int8's range stays as it was said."""
+    has = bundle.manifest
+    said = {**has.provenance, **given}
+    if "int8" not in precisions or "int8" not in has.precisions:
+        said["reduce_range"] = reduce_range
+    stale = MEASURED_ON - given.keys()
+    return {name: value for name, value in said.items() if name not in stale}
+
+
+def _check_weights(bundle: Bundle, weights: str | None) -> None:
+    if weights is None:
+        return
+    stored = _said(bundle, "weights", str, "leave weights out, as they stay as they are stored")
+    if weights != stored:
+        raise ValueError(
+            f"{bundle.path}: weights '{weights}' are asked, a bundle's stay as they are stored, which is '{stored}'; "
+            "leave weights out, or export the checkpoint"
+        )
+
+
+def _said(bundle: Bundle, name: str, kind: type, instead: str) -> Any:
+    """What the provenance says under a name.
+
+    Raises:
+        ValueError: nothing, or something of another type.
+    """
+    value = bundle.manifest.provenance.get(name)
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{bundle.path}: its provenance has {name} {value!r}, expected a {kind.__name__}, as stretto export writes "
+            f"it from a checkpoint; {instead}"
+        )
+    return value
+
+
+def _normal(spec: InputSpec) -> dict[str, Any]:
+    """How pixels become numbers, as `batches` takes it."""
+    channels = spec.shape[0]
+    return {"scale": spec.scale, "mean": spec.mean or (0.0,) * channels, "std": spec.std or (1.0,) * channels}
