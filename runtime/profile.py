@@ -1,4 +1,4 @@
-"""How long the steps of a bundle take on this device, as quantiles; kept as JSON in the user's cache."""
+"""How long the steps of a bundle take on this device, and at what power; kept as JSON in the user's cache."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ import re
 import secrets
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise, product
@@ -20,9 +20,10 @@ import numpy as np
 
 from ..policies.situation import FloatArray, OperatingPoint, Step
 from .bundle import Bundle
+from .energy import Power
 from .menu import all_steps
 
-FORMAT = 1
+FORMAT = 2  # 1 had no power
 LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino"}  # engine → the distribution that runs its graphs
 BACK_TO_BACK, PACED = PACINGS = ("back_to_back", "paced")
 _NAMED = ("device", "bundle", "engine", "threads", "source", "created", "engine_version")
@@ -38,7 +39,7 @@ def _engine_version(engine: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Times of the steps of one bundle on one device.
+    """Times of the steps of one bundle on one device, and the power that they take.
 
     Args:
         device: `device_key()` of where it was measured.
@@ -51,6 +52,7 @@ class Profile:
         times: (levels,) milliseconds by pacing, of every step at every batch size: from where the step starts to its
             exit, running exit by exit. "back_to_back" is a loop, which flatters the caches; "paced" has pauses between
             requests, as real ones do.
+        power: of the device while any of the steps runs.
         engine_version: library and version that ran the steps; those installed now unless given.
     """
 
@@ -63,6 +65,7 @@ class Profile:
     levels: tuple[float, ...]
     batches: tuple[int, ...]
     times: dict[tuple[Step, int], dict[str, tuple[float, ...]]]
+    power: Power
     engine_version: str = ""
     _slower: dict[Step, FloatArray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -101,6 +104,10 @@ class Profile:
         if level not in self.levels:
             raise ValueError(f"profile has no times at level {level:g}; it has {', '.join(map(str, self.levels))}")
         return self.finish_ms(point.whole_way)[self.levels.index(level)]
+
+    def energy_mj(self, point: OperatingPoint, batch: int = 1) -> float:
+        """Millijoules of each sample from the input to a point's exit in one step: the median time at its power."""
+        return self.power.watts * self.finish_ms(point.whole_way, batch)[self.levels.index(0.5)] / batch
 
     def check(self, bundle: Bundle) -> None:
         """Raises ValueError unless this is a profile of `bundle` and has times of all its steps."""
@@ -149,6 +156,7 @@ class Profile:
         return {
             "format": FORMAT,
             **named,
+            "power": asdict(self.power),
             "levels": list(self.levels),
             "batches": list(self.batches),
             "entries": entries,
@@ -227,7 +235,8 @@ def _from_json(value: dict[str, Any]) -> Profile:
         if not by_pacing or not all(_are_quantiles(quantiles, len(levels)) for quantiles in by_pacing.values()):
             raise ValueError(f"times of {step} are {by_pacing}, expected {len(levels)} quantiles, > 0, that don't fall")
         times[step, entry["batch"]] = by_pacing
-    return Profile(**{name: value[name] for name in _NAMED}, levels=levels, batches=batches, times=times)
+    named = {name: value[name] for name in _NAMED}
+    return Profile(**named, levels=levels, batches=batches, times=times, power=Power(**value["power"]))
 
 
 def _ascending(values: tuple[float, ...]) -> bool:

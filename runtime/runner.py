@@ -6,6 +6,7 @@ from threading import Lock
 from time import monotonic, thread_time
 from typing import NamedTuple, Protocol
 
+from ..policies import looks_at_energy
 from ..policies.latency import Ran, TimeModel
 from ..policies.load import UNKNOWN, Load
 from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
@@ -63,6 +64,7 @@ class Stand:
         load: as known at the last decision.
         predicted_ms: (steps, levels of the model) what the model said there.
         passed: exits on the way of the step that is running, with their logits, (samples, classes).
+        spent_mj: what the steps of each of these samples took by the profile, those that ended early included.
     """
 
     x: Samples
@@ -73,6 +75,7 @@ class Stand:
     load: Load = UNKNOWN
     predicted_ms: FloatArray | None = field(default=None, repr=False)
     passed: list[tuple[Exit, FloatArray]] = field(default_factory=list, repr=False)
+    spent_mj: float = 0.0
 
 
 class Runner:
@@ -91,6 +94,7 @@ class Runner:
         self.engine, self.policy, self.model = engine, policy, model
         self.sensors: Sensing = BLIND
         self.clocks = clocks
+        self._looks_at_energy = looks_at_energy(policy)
         self._learning = Lock()
         running = self._running = set[int]()  # a set, as its additions and removals need no lock
         threads = engine.threads
@@ -129,11 +133,13 @@ class Runner:
         if not menu.steps:
             return [Stop.FINAL] * len(reached)
         finish_ms, slack_ms = self.predict(stand), (deadline - stand.at_s) * 1e3
+        energy_mj = menu.energy_mj if self._looks_at_energy else None
         choices = []
         for seen in reached:
             situation = Situation(
-                slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy
-            )
+                slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy,
+                energy_mj=energy_mj, spent_mj=stand.spent_mj,
+            )  # fmt: skip
             choice = menu.choose(self.policy, situation)
             choices.append(Stop.DEADLINE if slack_ms <= 0 and seen and isinstance(choice, Step) else choice)
         return choices
@@ -177,6 +183,7 @@ class Runner:
             raise
         finally:
             self._running.discard(id(stand))
+            stand.spent_mj += stand.menu.taken_mj(step, parts, len(passed))
         evidence = exit.read(logits)
         self._tell(stand, step)
         stand.menu = menu

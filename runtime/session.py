@@ -93,8 +93,8 @@ def load(
 class Session:
     """Answers requests; `load` makes one. For use from any number of threads, not across a fork.
 
-    `bundle`: what it runs; `profile`: the times on the idle device, whose `source` says where they are from; `points`:
-    the operating points it can answer at. Closing it closes the engine.
+    `bundle`: what it runs; `profile`: the times on the idle device, and the power there, each with a `source` that says
+    where it is from; `points`: the operating points it can answer at. Closing it closes the engine.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Session:
                 answers, whose samples stop at exits of their own.
             budget_ms: milliseconds from this call, > 0.
             deadline: instead of it, a moment of `time.monotonic()`.
-            budget: instead of both, a whole budget.
+            budget: instead of both, a whole budget; with `energy_mj`, for policies that look at energy: "alert".
 
         Raises:
             InputError: `x` isn't what the bundle takes.
@@ -232,7 +232,7 @@ class Session:
     ) -> tuple[Request, bool]:
         arrival = self._clocks.wall()
         self._require_usable()
-        allowed = budget_of(arrival, budget_ms, deadline, budget)
+        allowed = budget_of(arrival, budget_ms, deadline, budget, self._runner.policy)
         is_batch = check_input(x, self.bundle.manifest.input, self._checks)
         menus = self._offers.menus(len(x) if is_batch else 1)
         return Request(arrival, arrival + allowed.latency_ms / 1e3, allowed, menus), is_batch
@@ -290,7 +290,7 @@ class Session:
         finally:
             run.end()
         answers = [
-            self._make_answer(request, run.start, reached, exits, run.stops[sample])
+            self._make_answer(request, run.start, reached, exits, run.stops[sample], run.spent_mj[sample])
             for sample, (reached, exits) in enumerate(zip(run.reached, run.exits, strict=True))
         ]
         self._tally.add(all(answer.deadline_met for answer in answers), run.was_cut_off)
@@ -302,7 +302,7 @@ class Session:
         return Guard(self._watchdog, self._lags, request.deadline, self._clocks.wall)
 
     def _answer(self, request: Request, run: Run) -> Answer:
-        return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by)
+        return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by, run.spent_mj)
 
 
 def _let_go(pid: int, threads: list[Worker | Watchdog | Sensors | None]) -> None:

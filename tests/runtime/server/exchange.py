@@ -23,7 +23,8 @@ class Scripted:
         assert self.let_go.wait(10)
         if self._error:
             raise self._error
-        return [Answer(np.ones(4), "a", 0, 1.0, OperatingPoint(1.0, 1), 0.1, True, Stop.FINAL, 1.0, 0.9, (1,))] * len(x)
+        point = OperatingPoint(1.0, 1)
+        return [Answer(np.ones(4), "a", 0, 1.0, point, 0.1, True, Stop.FINAL, 1.0, 0.9, (1,), 2.0)] * len(x)
 
 
 def asked(x, datatype="FP32", parameters=None, **rest):
