@@ -45,14 +45,28 @@ def make_time_model(name: str, **parameters: Any) -> TimeModel:
     return model
 
 
+def looks_at_energy(policy: Any) -> bool:
+    """Whether a policy, or the class of one, says that it does; else it is told of none, and no budget may limit it."""
+    return getattr(policy, "looks_at_energy", False)
+
+
+def names_looking_at_energy() -> list[str]:
+    """Of the policies that do."""
+    return [name for name, place in POLICIES.items() if looks_at_energy(_class_at(place))]
+
+
 def _make(kind: str, table: Mapping[str, str], name: str, parameters: Mapping[str, Any]) -> Any:
     if name not in table:
         raise ValueError(f"there is no {kind} {name!r}; name one of {', '.join(sorted(table))}")
-    module, class_name = table[name].split(":")
-    made_of = getattr(import_module(module, __package__), class_name)
+    made_of = _class_at(table[name])
     allowed = signature(made_of).parameters
     if unknown := sorted(set(parameters) - set(allowed)):
         raise ValueError(f"{kind} {name!r} has no parameter {unknown[0]!r}; it has {', '.join(allowed)}")
     if missing := [key for key, known in allowed.items() if known.default is known.empty and key not in parameters]:
         raise ValueError(f"{kind} {name!r} needs {missing[0]!r}")
     return made_of(**parameters)
+
+
+def _class_at(place: str) -> Any:
+    module, class_name = place.split(":")
+    return getattr(import_module(module, __package__), class_name)

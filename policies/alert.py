@@ -5,6 +5,7 @@ Reference: Wan et al., ALERT: Accurate Learning for Energy and Timeliness, USENI
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 from .heading import Heading
 from .situation import Situation, Step, Stop
@@ -31,9 +32,10 @@ class Alert(Heading):
     "scalar" it is the same. A confidence aside, it stops when stopping is expected to be at least as accurate as any
     way on.
 
-    With `budget.min_accuracy` and known energy: the least energy among the targets whose q̂ reaches it. With
-    `budget.energy_mj` and known energy: only targets within it, counted from now. Where nothing is feasible, the energy
-    goes first, then the accuracy, the deadline last. Without known energy, the soonest target that is good enough.
+    With `budget.min_accuracy` and known energy: the least energy among the targets whose q̂ reaches it; without known
+    energy, the soonest of them. With `budget.energy_mj` and known energy: only targets within what is left of it. It
+    gives way where `budget.min_accuracy` can't be reached otherwise, and before the first exit, to the target of the
+    least energy where none is within it. The accuracy gives way before the deadline does.
 
     Args:
         q_fail: what an answer after the deadline is worth, in [0, 1]: 0, or what a guess is right.
@@ -41,6 +43,7 @@ class Alert(Heading):
             but `infer` returns only after the step was stopped.
     """
 
+    looks_at_energy: ClassVar[bool] = True
     q_fail: float = 0.0
     interruptible: bool = False
 
@@ -54,6 +57,7 @@ class Alert(Heading):
 
         TARGET: nothing offered is expected to beat the best answer in hand, or that is good enough already.
         DEADLINE: something is, but too likely not in time.
+        ENERGY: something is in time, but nothing of it within the energy that is left.
         """
         in_hand, enough = accuracy_in_hand(situation), situation.budget.min_accuracy
         best = max(situation.accuracy.tolist())
@@ -63,7 +67,8 @@ class Alert(Heading):
         stopping = in_hand if situation.evidence else self.q_fail
         worth_it = [at for at, accuracy in enumerate(expected) if accuracy > stopping]
         if worth_it:
-            return situation.steps[_chosen(worth_it, expected, situation)]
+            chosen = _chosen(worth_it, expected, situation)
+            return Stop.ENERGY if chosen is None else situation.steps[chosen]
         return Stop.DEADLINE if situation.evidence else situation.steps[int(situation.finish_ms[:, -1].argmin())]
 
     def expected(self, situation: Situation) -> list[float]:
@@ -101,19 +106,21 @@ def _exits_in_turn(steps: tuple[Step, ...]) -> list[tuple[int, int | None]]:
     return turns
 
 
-def _chosen(candidates: list[int], expected: list[float], situation: Situation) -> int:
-    """What the budget wants of these: energy is relaxed first, then accuracy; the soonest of equals."""
-    enough, energy_mj = situation.budget.min_accuracy, situation.energy_mj
-    finish_ms = situation.finish_ms[:, -1].tolist()
+def _chosen(candidates: list[int], expected: list[float], situation: Situation) -> int | None:
+    """What the budget wants of these, the soonest of equals; None: rather the answer in hand."""
+    budget, finish_ms = situation.budget, situation.finish_ms[:, -1].tolist()
+    energy_mj = None if situation.energy_mj is None else situation.energy_mj.tolist()
     affordable = candidates
-    if energy_mj is not None and situation.budget.energy_mj is not None:
-        affordable = [at for at in candidates if energy_mj[at] <= situation.budget.energy_mj]
-    if enough is not None:
-        good = [at for at in affordable if expected[at] >= enough]
-        good = good or [at for at in candidates if expected[at] >= enough]
+    if energy_mj is not None and budget.energy_mj is not None:
+        left_mj = budget.energy_mj - situation.spent_mj
+        affordable = [at for at in candidates if energy_mj[at] <= left_mj]
+    if budget.min_accuracy is not None:
+        good = [at for at in affordable if expected[at] >= budget.min_accuracy]
+        good = good or [at for at in candidates if expected[at] >= budget.min_accuracy]
         if good:
-            return min(good, key=finish_ms.__getitem__ if energy_mj is None else energy_mj.__getitem__)
-        affordable = candidates
-    affordable = affordable or candidates
-    highest = max([expected[at] for at in affordable])
-    return min([at for at in affordable if expected[at] == highest], key=finish_ms.__getitem__)
+            return min(good, key=(energy_mj or finish_ms).__getitem__)
+    if affordable:
+        highest = max([expected[at] for at in affordable])
+        return min([at for at in affordable if expected[at] == highest], key=finish_ms.__getitem__)
+    # nothing was affordable, so energy is known
+    return None if situation.evidence else min(candidates, key=(energy_mj or finish_ms).__getitem__)

@@ -40,7 +40,11 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one request allows. `latency_ms` counts from its arrival, infinity means no deadline."""
+    """What one request allows. `latency_ms` counts from its arrival, infinity means no deadline.
+
+    `energy_mj` is what each of its samples may take, and needs a policy that looks at energy. `min_accuracy`: what is
+    good enough, in [0, 1].
+    """
 
     latency_ms: float = float("inf")
     energy_mj: float | None = None
@@ -81,7 +85,9 @@ class Situation:
         accuracy: (steps,) accuracy expected at that step's exit, in [0, 1].
         queue_length: other requests waiting on the same device.
         load: share of the device that others use, in [0, 1]; None where it isn't known.
-        energy_mj: (steps,) energy expected until that step's exit; None where it isn't known.
+        energy_mj: (steps,) energy expected from now until that step's exit; None where it isn't known, and for policies
+            that don't say `looks_at_energy`.
+        spent_mj: energy that was spent on it so far.
     """
 
     slack_ms: float
@@ -94,6 +100,7 @@ class Situation:
     queue_length: int = 0
     load: float | None = None
     energy_mj: FloatArray | None = field(default=None)
+    spent_mj: float = 0.0
 
 
 class Stop(StrEnum):
@@ -103,13 +110,15 @@ class Stop(StrEnum):
     TARGET = "target"  # the policy has what it wanted: nothing still reachable is expected to be better
     CONFIDENCE = "confidence"  # this exit is sure enough
     DEADLINE = "deadline"  # no further exit is expected in time
+    ENERGY = "energy"  # no further exit is within the energy that is left
 
 
 class Policy(Protocol):
     """Decides the next step or to stop; the same object runs embedded, in the server and in the simulator.
 
     `next` returns one of `situation.steps`, or the reason to stop with the best answer so far. Before the first exit
-    there is no answer to stop with, so it must return a step. Pure: same situation, same choice; about 20 µs.
+    there is no answer to stop with, so it must return a step. Pure: same situation, same choice; about 20 µs. One that
+    decides by energy has an attribute `looks_at_energy` that is true.
     """
 
     def next(self, situation: Situation) -> Step | Stop: ...

@@ -24,6 +24,8 @@ class Answer:
         expected_ms: the time model's median, when the request began, of the time to this point.
         expected_accuracy: this point's held-out accuracy, in [0, 1].
         exits: depths of the exits that were computed, in that order.
+        energy_mj: what this sample's steps took until then, those that ended early included, millijoules: by the
+            profile, the median times at its power; in a batch, the sample's share.
     """
 
     seen: Evidence = field(repr=False)
@@ -37,6 +39,7 @@ class Answer:
     expected_ms: float
     expected_accuracy: float
     exits: tuple[int, ...]
+    energy_mj: float
 
     @property
     def scores(self) -> FloatArray:
@@ -53,6 +56,7 @@ def make_answer(
     reached: Reached,
     exits: Sequence[int],
     stopped_by: Stop | None,
+    spent_mj: float,
 ) -> Answer:
     """The answer now of a request that passed these exits and looked at some, at least one.
 
@@ -60,6 +64,7 @@ def make_answer(
         median: the place of that level in what the time model predicts.
         wall: the clock of the request's arrival and deadline.
         start: the request as it stood at its first decision.
+        spent_mj: what the sample's steps took so far.
     """
     now = wall()
     best = reached[0] if len(reached) == 1 else max(reversed(reached), key=_accuracy)
@@ -75,6 +80,7 @@ def make_answer(
         expected_ms=_expected_ms(request, start, best.point, median),
         expected_accuracy=best.accuracy,
         exits=tuple(exits),
+        energy_mj=float(spent_mj),
     )
 
 

@@ -22,7 +22,7 @@ class Group(NamedTuple):
 
 
 class BatchRun(Course):
-    """Takes every sample of a batch as far as the policy goes. `reached`, `exits`, `stops`: of each sample.
+    """Takes every sample of a batch as far as the policy goes. `reached`, `exits`, `stops`, `spent_mj`: of each.
 
     Arguments and errors as for `Run`.
     """
@@ -32,6 +32,7 @@ class BatchRun(Course):
         self.reached: list[Reached] = [NOTHING] * len(x)
         self.exits: list[list[int]] = [[] for _ in x]
         self.stops: dict[int, Stop] = {}
+        self.spent_mj = [0.0] * len(x)
         self.was_cut_off = False
         self._ran = stand = runner.begin(x, request.menus.start, request.arrival)
         self._groups = self._part(stand, list(range(len(x))), None)
@@ -64,6 +65,7 @@ class BatchRun(Course):
         depths = [exit.point.depth for exit, _ in group.stand.passed]
         for sample in group.samples:
             self.exits[sample] += depths
+            self.spent_mj[sample] = group.stand.spent_mj
         group.stand.passed.clear()
 
     def _see(self, group: Group, evidence: list[Evidence]) -> None:
@@ -101,7 +103,7 @@ class BatchRun(Course):
         menu = menus.start if at is None else menus.exits[at].menu
         if step not in menu.rows:  # the engine failed there, in another request, since this one chose it
             menu = stand.menu
-        part = Stand(stand.x[rows], menu, stand.at_s, stand.cpu_s, stand.awake_cpu_s)
+        part = Stand(stand.x[rows], menu, stand.at_s, stand.cpu_s, stand.awake_cpu_s, spent_mj=stand.spent_mj)
         self._runner.predict(part)
         return part
 
@@ -117,6 +119,7 @@ class BatchRun(Course):
             del self.stops[sample]
         start = self._offers.menus(len(stopped)).start
         again = self._runner.begin(self._x[stopped], start, self._runner.clocks.wall())
+        again.spent_mj = group.stand.spent_mj
         return groups + self._part(again, stopped, None)
 
     def _be_cut_off(self, group: Group) -> None:

@@ -3,14 +3,11 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from ..policies.situation import FloatArray
 from .nvml import open_nvml
 
 log = logging.getLogger(__name__)
@@ -19,15 +16,31 @@ WATTS_PER_GPU = 200.0
 Counter = Callable[[], float]  # millijoules since some moment
 
 
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What the device takes while steps run; times milliseconds, that makes millijoules.
+
+    Args:
+        watts: the mean, > 0.
+        source: one sentence on where it is from.
+
+    Raises:
+        ValueError: `watts` isn't positive.
+    """
+
+    watts: float
+    source: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.watts < float("inf"):
+            raise ValueError(f"watts {self.watts}: the power of a busy device is a positive number")
+
+
 class EnergyMeter:
-    """Energy of steps as their time × the power measured while steps ran, or assumed before that and without a meter.
+    """Knows the power while steps ran, from a meter; or, before that and without one, assumes it.
 
     Package and board meters count all that ran, other programs and what the device takes at rest included: watch steps
     on an otherwise idle device. Under the model only the ratio between steps means anything, and equals that of times.
-
-    Attributes:
-        watts: mean power that energies are computed with.
-        source: one sentence on where it is from.
 
     Args:
         counter: reads the meter; None for the model.
@@ -39,26 +52,27 @@ class EnergyMeter:
     """
 
     def __init__(self, counter: Counter | None = None, name: str = "", watts: float = WATTS_PER_CORE):
-        if not 0 < watts < float("inf"):
-            raise ValueError(f"watts {watts}: the power of a busy device is a positive number")
-        self.watts = watts
+        self._assumed = Power(watts, f"model: busy time × {watts:.3g} W")
         self._counter, self._name = counter, name
         self._watched_mj = self._watched_s = 0.0
 
     @property
-    def source(self) -> str:
-        if self._watched_mj > 0:
-            return f"{self._name}: {self.watts:.3g} W while {self._watched_s:.3g} s of steps ran"
-        unread = f"; {self._name} is there and not read yet" if self._counter else ""
-        return f"model: busy time × {self.watts:.3g} W{unread}"
+    def is_there(self) -> bool:
+        """Whether there is a meter, which is worth watching steps for."""
+        return self._counter is not None
 
-    def energy_mj(self, times_ms: ArrayLike) -> FloatArray:
-        """Energy of steps that take so long, of any shape, millijoules."""
-        return np.asarray(times_ms, dtype=float) * self.watts
+    @property
+    def power(self) -> Power:
+        """As far as it knows by now."""
+        if self._watched_mj > 0:
+            watts = self._watched_mj / 1e3 / self._watched_s
+            return Power(watts, f"{self._name}: {watts:.3g} W while {self._watched_s:.3g} s of steps ran")
+        unread = f"; {self._name} is there and not read yet" if self.is_there else ""
+        return replace(self._assumed, source=self._assumed.source + unread)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Around nothing but running steps: reads the meter before and after, and takes over the power; adds up.
+        """Around nothing but running steps: reads the meter before and after; adds up.
 
         For tenths of a second at least, as meters count in steps of about a millisecond. Does nothing without one; a
         meter that can't be read any more is logged and given up. From one thread at a time.
@@ -66,10 +80,10 @@ class EnergyMeter:
         before_mj, before_s = self._read(), monotonic()
         yield
         after_mj, now_s = self._read(), monotonic()
-        if before_mj is not None and after_mj is not None and after_mj > before_mj:
+        # a counter that stood still counts too: else only the times with one of its steps in them would
+        if before_mj is not None and after_mj is not None and after_mj >= before_mj:
             self._watched_mj += after_mj - before_mj
             self._watched_s += now_s - before_s
-            self.watts = self._watched_mj / 1e3 / self._watched_s
 
     def _read(self) -> float | None:
         try:

@@ -13,6 +13,10 @@ class InputError(StrettoError, ValueError):
     """A request's input doesn't fit the bundle's input specification; the session stays usable."""
 
 
+class BudgetError(StrettoError, ValueError):
+    """A request's budget limits what the session's policy doesn't look at; names the policy, and those that do."""
+
+
 class EngineError(StrettoError, RuntimeError):
     """An engine failed at a point, and no other point could stand in; names the point and the engine's own error."""
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..policies.situation import Budget
-from .errors import InputError
+from ..policies import looks_at_energy, names_looking_at_energy
+from ..policies.situation import Budget, Policy
+from .errors import BudgetError, InputError
 from .manifest import InputSpec
 
 Samples = NDArray[np.float32]
@@ -58,20 +59,24 @@ def _advice(x: NDArray[Any]) -> str:
     return "give float32: x.astype(numpy.float32)"
 
 
-def budget_of(now: float, budget_ms: float | None, deadline: float | None, budget: Budget | None) -> Budget:
+def budget_of(
+    now: float, budget_ms: float | None, deadline: float | None, budget: Budget | None, policy: Policy
+) -> Budget:
     """What a request that arrives `now` allows, from the one of three ways to say it, or no deadline from none.
 
     Args:
         now, deadline: seconds of `time.monotonic()`; a deadline may be past.
+        policy: what is to keep within it.
 
     Raises:
+        BudgetError: energy is limited, and the policy doesn't look at it.
         ValueError: two ways at once, or a value out of range.
         TypeError: not a number.
     """
     if budget is not None:
         if budget_ms is not None or deadline is not None:
             raise ValueError("budget given together with budget_ms or deadline; give one of them")
-        return _checked(budget)
+        return _checked(budget, policy)
     if budget_ms is not None:
         if deadline is not None:
             raise ValueError("budget_ms and deadline both given; give one of them")
@@ -83,15 +88,25 @@ def budget_of(now: float, budget_ms: float | None, deadline: float | None, budge
     return UNLIMITED
 
 
-def _checked(budget: Budget) -> Budget:
+def _checked(budget: Budget, policy: Policy) -> Budget:
     if not isinstance(budget, Budget):
         raise TypeError(f"budget is {budget!r}; give a stretto.Budget, or milliseconds as budget_ms")
     _positive_ms(budget.latency_ms, "budget.latency_ms")
     if budget.energy_mj is not None:
-        raise ValueError(f"budget.energy_mj is {budget.energy_mj}, but energy isn't profiled here; leave it None")
+        _check_energy(budget.energy_mj, policy)
     if budget.min_accuracy is not None and not 0 <= _number(budget.min_accuracy, "budget.min_accuracy") <= 1:
         raise ValueError(f"budget.min_accuracy is {budget.min_accuracy}; give a share in [0, 1]")
     return budget
+
+
+def _check_energy(energy_mj: float, policy: Policy) -> None:
+    if not _number(energy_mj, "budget.energy_mj") > 0:
+        raise ValueError(f"budget.energy_mj is {energy_mj}; give millijoules > 0, or None for no limit")
+    if not looks_at_energy(policy):
+        raise BudgetError(
+            f"budget.energy_mj is {energy_mj}, but policy {policy!r} doesn't look at energy; leave it None, or load "
+            f"the bundle with a policy that does: {', '.join(names_looking_at_energy())}"
+        )
 
 
 def _positive_ms(value: float, name: str) -> float:

@@ -27,16 +27,18 @@ from ..policies.situation import Step, Stop
 from .answer import make_answer
 from .bundle import Bundle
 from .course import Request
+from .energy import EnergyMeter, Power, open_meter
 from .engines import Engine, make_engine, runnable
 from .inputs import UNLIMITED, Samples, check_input
 from .menu import Outline, legs, spans, starts, ways
-from .profile import BACK_TO_BACK, PACED, Profile, device_key, profile_path
+from .profile import BACK_TO_BACK, PACED, Profile, cached_profile, device_key, profile_path
 from .runner import NOTHING, Clocks, Reached, Runner
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)
 RUNS = {BACK_TO_BACK: 10, PACED: 5}  # of each path in each round: 20 rounds give 200 and 100 samples to the quantiles
 PAUSE_S = (0.005, 0.020)  # before a paced run: from a scheduler's slice to a frame
 WARM_UP_ROUNDS = 25
+WATCHED_S = 1.0  # under an energy meter: long beside the steps in which its counter moves
 Way = tuple[float, str]
 
 
@@ -46,10 +48,14 @@ def measure_profile(
     batches: Sequence[int] = (1,),
     rounds: int = 20,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    meter: EnergyMeter | None = None,
 ) -> Profile:
     """Runs every path in every round, back to back and with pauses, in an order that turns from round to round.
 
     `progress(done, total)` is called after each round of each batch size.
+
+    Args:
+        meter: of the device that runs the steps; None for the processor's.
 
     Raises:
         ValueError: no batch size, one below 1, or no round.
@@ -59,6 +65,8 @@ def measure_profile(
         raise ValueError(f"batches are {tuple(batches)}, rounds {rounds}; give one or more, each at least 1")
     stopwatch = Stopwatch(engine, bundle)
     stopwatch.load(sizes)
+    meter = meter or open_meter(threads=engine.threads)
+    stopwatch.watch(meter)
     pauses = random.Random(0)
     for done, (turn, batch) in enumerate(product(range(rounds), sizes), start=1):
         for way in stopwatch.turned(turn):
@@ -69,7 +77,7 @@ def measure_profile(
                 time.sleep(pauses.uniform(*PAUSE_S))
                 stopwatch.sample(way, batch, PACED)
         progress(done, rounds * len(sizes))
-    return stopwatch.profile("measured", sizes)
+    return stopwatch.profile("measured", sizes, meter.power)
 
 
 def measure_and_keep(
@@ -91,10 +99,20 @@ def measure_and_keep(
     return profile, place
 
 
+def kept_profile(bundle: Bundle, engine: str = "onnx", threads: int = 1) -> Profile | None:
+    """What a load on this device would plan with, if the bundle was profiled."""
+    runner = make_engine(engine, bundle, threads)
+    try:
+        return cached_profile(runnable(runner, bundle), engine, threads)
+    finally:
+        runner.close()
+
+
 def warm_up_profile(engine: Engine, bundle: Bundle, limit_s: float = 0.3) -> Profile:
     """Loads all steps, then times each once after a pause and once right after that, again until `limit_s` is over.
 
-    A stopgap for a bundle that was never profiled here: with so few samples the upper quantiles are their maximum.
+    A stopgap for a bundle that was never profiled here: with so few samples the upper quantiles are their maximum, and
+    the power is assumed.
     """
     stopwatch = Stopwatch(engine, bundle)
     stopwatch.load([1])
@@ -106,7 +124,7 @@ def warm_up_profile(engine: Engine, bundle: Bundle, limit_s: float = 0.3) -> Pro
             time.sleep(PAUSE_S[0])
             stopwatch.sample(way, 1, PACED)
             stopwatch.sample(way, 1, BACK_TO_BACK)
-    return stopwatch.profile("warm-up", [1])
+    return stopwatch.profile("warm-up", [1], open_meter(threads=engine.threads).power)
 
 
 class Stopwatch:
@@ -133,6 +151,17 @@ class Stopwatch:
             for way in self.legs:
                 self._run(way, self._inputs[batch])
 
+    def watch(self, meter: EnergyMeter) -> None:
+        """Runs all ways, again until `WATCHED_S` is over, for a meter to read; nothing where there is none."""
+        if not meter.is_there:
+            return
+        x = next(iter(self._inputs.values()))
+        with meter.watching():
+            until_s = time.perf_counter() + WATCHED_S
+            while time.perf_counter() < until_s:
+                for way in self.legs:
+                    self._run(way, x)
+
     def turned(self, turn: int) -> list[Way]:
         """All ways, beginning with another one each turn."""
         order = list(self.legs)
@@ -148,7 +177,7 @@ class Stopwatch:
                 self._samples_ms[step, batch, pacing].append(took_ms)
         self._answered_ms[batch, pacing].append(answered_ms)
 
-    def profile(self, source: str, batches: Sequence[int]) -> Profile:
+    def profile(self, source: str, batches: Sequence[int], power: Power) -> Profile:
         """The quantiles of all samples; each is a sample itself, the upper one of two, so that few don't flatter."""
         times: dict[tuple[Step, int], dict[str, tuple[float, ...]]] = defaultdict(dict)
         for (step, batch, pacing), samples_ms in self._samples_ms.items():
@@ -168,6 +197,7 @@ class Stopwatch:
             batches=tuple(batches),
             times=dict(times),
             answers=answers,
+            power=power,
         )
 
     def _run(self, way: Way, x: Samples) -> tuple[list[float], float]:
@@ -188,7 +218,7 @@ class Stopwatch:
         reached = [(seen,) for seen in evidence]
         self._runner.ask(stand, request.deadline, request.budget, reached)
         for exits in reached:
-            self._answer(request, begun, exits, (), Stop.FINAL)
+            self._answer(request, begun, exits, (), Stop.FINAL, stand.spent_mj)
         return reached_ms, (wall() - started) * 1e3 - reached_ms[-1]
 
 

@@ -24,6 +24,7 @@ class Menu:
     `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays;
     `on_way`: the places of the exits on its way, itself the last; `graphs`: (steps,) how many there are of them.
     `soonest_ms`: in which half of the requests would be at one of the exits, on the idle device.
+    `energy_mj`: (steps,) of each sample, by the profile's median and power.
     """
 
     steps: tuple[Step, ...]
@@ -35,6 +36,7 @@ class Menu:
     on_way: dict[Step, list[int]]
     graphs: NDArray[np.intp]
     soonest_ms: float
+    energy_mj: FloatArray
 
     def choose(self, policy: Policy, situation: Situation) -> Step | Stop:
         """The policy's choice in a situation of these steps.
@@ -47,6 +49,16 @@ class Menu:
             return choice
         allowed = "one of situation.steps" + (" or a Stop" if situation.evidence else ", as no exit was reached yet")
         raise RuntimeError(f"policy {policy!r} chose {choice!r}; it must choose {allowed}")
+
+    def taken_mj(self, step: Step, parts: tuple[Step, ...], done: int) -> float:
+        """What a step of this menu took of each sample; where not all of its parts were done, those that began."""
+        if done == len(parts):
+            return self.energy_mj[self.rows[step]]
+        menu, taken_mj = self, 0.0
+        for part in parts[: done + 1]:
+            taken_mj += menu.energy_mj[menu.rows[part]]
+            menu = menu.after[part].menu
+        return taken_mj
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +151,23 @@ class Outline:
         self._start = self._place(tuple(step for way in ways(manifest) for step in spans(manifest, *way)))
         self._kept: dict[tuple[Step, ...], Place] = {self._start.steps: self._start}
 
-    def menus(self, times: FloatArray, median: int, whole: bool = True) -> Menus:
+    def menus(self, times: FloatArray, median: int, whole: bool = True, watts: float = 0.0) -> Menus:
         """What requests of one number of samples choose from.
 
         Args:
             times: (`steps`, levels) milliseconds from where each step starts to its exit, on the idle device.
             median: the place of 0.5 among the levels.
             whole: also offer at the start what isn't worth it, see `worthwhile`.
+            watts: power while these steps run, each sample's share of it.
         """
+        energy_mj = times[:, median] * watts
         exits: dict[OperatingPoint, Exit] = {}
 
         def menu(place: Place) -> Menu:
             after = {step: exits[step.point] for step in place.steps}
             steps, accuracy, legs, rows, on_way, graphs, at = place
             soonest_ms = float(times[at, median].min(initial=inf))
-            return Menu(steps, times[at], accuracy, after, legs, rows, on_way, graphs, soonest_ms)
+            return Menu(steps, times[at], accuracy, after, legs, rows, on_way, graphs, soonest_ms, energy_mj[at])
 
         for point, record in self._points.items():
             expected_ms = float(times[self._at[point.whole_way], median])

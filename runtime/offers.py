@@ -73,7 +73,8 @@ class Offers:
     def _make(self, failures: dict[OperatingPoint, Failures], samples: int) -> Menus:
         failed = frozenset(point for point, of in failures.items() if of.samples <= samples)
         outline, times = self._outlined(failed)
-        menus = outline.menus(times(samples), self._profile.levels.index(0.5), self.fixed)
+        median, watts = self._profile.levels.index(0.5), self._profile.power.watts / samples
+        menus = outline.menus(times(samples), median, self.fixed, watts)
         return menus._replace(answer_ms=self._profile.answer_ms(samples))
 
     def _outline(self, failed: frozenset[OperatingPoint]) -> tuple[Outline, Callable[[int], FloatArray]]:

@@ -1,4 +1,4 @@
-"""How long the steps of a bundle take on this device, as quantiles; kept as JSON in the user's cache."""
+"""How long the steps of a bundle take on this device, and at what power; kept as JSON in the user's cache."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ import re
 import secrets
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise, product
@@ -20,9 +20,10 @@ import numpy as np
 
 from ..policies.situation import FloatArray, OperatingPoint, Step
 from .bundle import Bundle
+from .energy import Power
 from .menu import all_steps
 
-FORMAT = 2
+FORMAT = 3
 LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino"}  # engine → the distribution that runs its graphs
 BACK_TO_BACK, PACED = PACINGS = ("back_to_back", "paced")
 _NAMED = ("device", "bundle", "engine", "threads", "source", "created", "engine_version")
@@ -38,7 +39,7 @@ def _engine_version(engine: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Times of the steps of one bundle on one device.
+    """Times of the steps of one bundle on one device, and the power that they take.
 
     Args:
         device: `device_key()` of where it was measured.
@@ -51,6 +52,7 @@ class Profile:
         times: (levels,) milliseconds by pacing, of every step at every batch size: from where the step starts to its
             exit, running exit by exit. "back_to_back" is a loop, which flatters the caches; "paced" has pauses between
             requests, as real ones do.
+        power: of the device while any of the steps runs.
         answers: (levels,) milliseconds by batch size, from a request's last exit until its answers are made: at each
             level the slower of the pacings; none where that isn't known.
         engine_version: library and version that ran the steps; those installed now unless given.
@@ -65,6 +67,7 @@ class Profile:
     levels: tuple[float, ...]
     batches: tuple[int, ...]
     times: dict[tuple[Step, int], dict[str, tuple[float, ...]]]
+    power: Power
     answers: dict[int, tuple[float, ...]] = field(default_factory=dict)
     engine_version: str = ""
     _slower: dict[Step, FloatArray] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -114,6 +117,10 @@ class Profile:
         answering = self.answers.get(self.batches[0])
         return self.finish_ms(point.whole_way)[at] + (answering[at] if answering else 0.0)
 
+    def energy_mj(self, point: OperatingPoint, batch: int = 1) -> float:
+        """Millijoules of each sample from the input to a point's exit in one step: the median time at its power."""
+        return self.power.watts * self.finish_ms(point.whole_way, batch)[self.levels.index(0.5)] / batch
+
     def check(self, bundle: Bundle) -> None:
         """Raises ValueError unless this is a profile of `bundle` and has times of all its steps."""
         if self.bundle != bundle.sha256:
@@ -161,6 +168,7 @@ class Profile:
         return {
             "format": FORMAT,
             **named,
+            "power": asdict(self.power),
             "levels": list(self.levels),
             "batches": list(self.batches),
             "answers": [{"batch": batch, "quantiles": list(quantiles)} for batch, quantiles in self.answers.items()],
@@ -243,8 +251,8 @@ def _from_json(value: dict[str, Any]) -> Profile:
     answers = {entry["batch"]: tuple(entry["quantiles"]) for entry in value["answers"]}
     if answers and (set(answers) != set(batches) or not all(_are_quantiles(q, len(levels)) for q in answers.values())):
         raise ValueError(f"answers are {answers}, expected {len(levels)} quantiles at each of the batches {batches}")
-    named = {name: value[name] for name in _NAMED}
-    return Profile(**named, levels=levels, batches=batches, times=times, answers=answers)
+    named, power = {name: value[name] for name in _NAMED}, Power(**value["power"])
+    return Profile(**named, levels=levels, batches=batches, times=times, power=power, answers=answers)
 
 
 def _ascending(values: tuple[float, ...]) -> bool:

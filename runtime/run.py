@@ -64,6 +64,11 @@ class Run(Course):
         """Whether a step was ended before its exit."""
         return self._cut_off is not None
 
+    @property
+    def spent_mj(self) -> float:
+        """What its steps took so far, by the profile."""
+        return self._stand.spent_mj
+
     def advance(self, leg: bool = False) -> bool:
         """Runs the step that the policy chose; whether that reached an exit, or False as it's over.
 

@@ -6,6 +6,7 @@ from threading import Lock
 from time import monotonic
 from typing import NamedTuple, Protocol
 
+from ..policies import looks_at_energy
 from ..policies.latency import Ran, TimeModel
 from ..policies.load import UNKNOWN, Load
 from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
@@ -65,6 +66,7 @@ class Stand:
         load: as known at the last decision.
         predicted_ms: (steps, levels of the model) what the model said there.
         passed: exits on the way of the step that is running, with their logits, (samples, classes).
+        spent_mj: what the steps of each of these samples took by the profile, those that ended early included.
     """
 
     x: Samples
@@ -75,6 +77,7 @@ class Stand:
     load: Load = UNKNOWN
     predicted_ms: FloatArray | None = field(default=None, repr=False)
     passed: list[tuple[Exit, FloatArray]] = field(default_factory=list, repr=False)
+    spent_mj: float = 0.0
 
 
 class Runner:
@@ -93,6 +96,7 @@ class Runner:
         self.engine, self.policy, self.model = engine, policy, model
         self.sensors: Sensing = BLIND
         self.clocks = clocks
+        self._looks_at_energy = looks_at_energy(policy)
         self._learning = Lock()
         running = self._running = set[int]()  # a set, as its additions and removals need no lock
         threads = engine.threads
@@ -135,10 +139,12 @@ class Runner:
         if slack_ms < menu.soonest_ms and all(reached):
             return [Stop.DEADLINE] * len(reached)
         finish_ms, choices = self.predict(stand), list[Step | Stop]()
+        energy_mj = menu.energy_mj if self._looks_at_energy else None
         for seen in reached:
             situation = Situation(
-                slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy
-            )
+                slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy,
+                energy_mj=energy_mj, spent_mj=stand.spent_mj,
+            )  # fmt: skip
             choices.append(menu.choose(self.policy, situation))
         return choices
 
@@ -185,13 +191,14 @@ class Runner:
                 passed.append((exit, logits))
                 menu = exit.menu
                 if number < len(due_s) and self.clocks.wall() > due_s[number]:
-                    step = step._replace(depth=exit.point.depth)
+                    step, parts = step._replace(depth=exit.point.depth), parts[: number + 1]
                     break
         except CutOff:
             self._tell(stand, step, cut_off=True)
             raise
         finally:
             self._running.discard(id(stand))
+            stand.spent_mj += stand.menu.taken_mj(step, parts, len(passed))
         self._tell(stand, step)
         stand.menu = menu
         return exit, exit.read(logits)

@@ -48,11 +48,14 @@ def load(
     confidence: float | None = None,
     profile: str | os.PathLike[str] | Profile = "auto",
     checks: bool = True,
-    time_model: str | TimeModel = "slices",
+    time_model: str | TimeModel | None = None,
     sensors: bool | Sensing | None = None,
     priority: str = "normal",
 ) -> "Session":
     """Opens a bundle and gets it ready to answer: `stretto.load("model.stretto").infer(image, budget_ms=8)`.
+
+    While one of its graphs runs, the process's other Python threads are asked to hand the interpreter over within
+    0.1 ms instead of 5 (`sys.setswitchinterval`), so that a busy one doesn't hold up answers.
 
     Args:
         path: a `.stretto` file.
@@ -63,8 +66,9 @@ def load(
         profile: "auto" takes the one that `stretto profile` measured on this device, or else makes do with a few runs
             while loading; otherwise a `Profile`, or the file of one.
         checks: look for NaN and infinity in every input; dtype and shape are looked at in any case.
-        time_model: how long steps take now: the name of a time model, or one of one's own; "profile" has them take as
-            long as on the idle device, whatever happens.
+        time_model: how long steps take now: the name of a time model, or one of one's own. "profile" has them take as
+            long as on the idle device, whatever happens, and is what a fixed point gets unless told, since nothing is
+            decided there; everything else gets "slices", which learns from every step and looks at the load.
         sensors: watch the device's load; or who does, and is closed by whoever made it. None: where the time model
             looks at it.
         priority: "high" asks the system to run the thread of `submit` before others; the session's `priority` says
@@ -80,7 +84,7 @@ def load(
         bundle = runnable(runner, bundle)
         chosen = chosen_policy(policy, confidence, bundle)
         times = chosen_profile(profile, bundle, runner)
-        model = chosen_model(time_model, times)
+        model = chosen_model(time_model or ("profile" if isinstance(chosen, Fixed) else "slices"), times)
         watched = model.looks_at_load if sensors is None else sensors
         session = Session(bundle, runner, chosen, times, checks, model, watched, priority)
     except BaseException:
@@ -93,8 +97,8 @@ def load(
 class Session:
     """Answers requests; `load` makes one. For use from any number of threads, not across a fork.
 
-    `bundle`: what it runs; `profile`: the times on the idle device, whose `source` says where they are from; `points`:
-    the operating points it can answer at. Closing it closes the engine.
+    `bundle`: what it runs; `profile`: the times on the idle device, and the power there, each with a `source` that says
+    where it is from; `points`: the operating points it can answer at. Closing it closes the engine.
     """
 
     def __init__(
@@ -160,7 +164,7 @@ class Session:
                 answers, whose samples stop at exits of their own.
             budget_ms: milliseconds from this call, > 0.
             deadline: instead of it, a moment of `time.monotonic()`.
-            budget: instead of both, a whole budget.
+            budget: instead of both, a whole budget; with `energy_mj`, for policies that look at energy: "alert".
 
         Raises:
             InputError: `x` isn't what the bundle takes.
@@ -237,7 +241,7 @@ class Session:
     ) -> tuple[Request, bool]:
         arrival = self._clocks.wall()
         self._require_usable()
-        allowed = budget_of(arrival, budget_ms, deadline, budget)
+        allowed = budget_of(arrival, budget_ms, deadline, budget, self._runner.policy)
         is_batch = check_input(x, self.bundle.manifest.input, self._checks)
         menus = self._offers.menus(len(x) if is_batch else 1)
         return Request(arrival, arrival + allowed.latency_ms / 1e3, allowed, menus), is_batch
@@ -295,14 +299,14 @@ class Session:
         finally:
             run.end()
         answers = [
-            self._make_answer(request, run.start, reached, exits, run.stops[sample])
+            self._make_answer(request, run.start, reached, exits, run.stops[sample], run.spent_mj[sample])
             for sample, (reached, exits) in enumerate(zip(run.reached, run.exits, strict=True))
         ]
         self._tally.add(all(answer.deadline_met for answer in answers), run.was_cut_off)
         return answers
 
     def _answer(self, request: Request, run: Run) -> Answer:
-        return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by)
+        return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by, run.spent_mj)
 
 
 def _let_go(pid: int, threads: list[Worker | Watchdog | Sensors | Student | None]) -> None:

@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -174,20 +176,14 @@ def profile(
     rounds: int = 20,
     json: Json = None,
 ) -> None:
-    """Measure the times of the steps on this device and keep them for later loads."""
+    """Measure the times and the power of the steps on this device and keep them for later loads."""
     from .runtime.bundle import Bundle
     from .runtime.measure import measure_and_keep
 
     opened = Bundle.open(bundle)
     with show.WorkBar(out) as bar:
-        measured, place = measure_and_keep(
-            opened,
-            engine,
-            threads,
-            _numbers(batches, int),
-            rounds,
-            lambda done, total: bar.tell("profiling", done, total),
-        )
+        progress = partial(bar.tell, "profiling")
+        measured, place = measure_and_keep(opened, engine, threads, _numbers(batches, int), rounds, progress)
     show.profile(out, opened, measured)
     out.print(f"kept in {place}", soft_wrap=True)
     _write(json, measured.to_json())
@@ -198,6 +194,7 @@ def run(
     bundle: BundlePath,
     input: Annotated[Path, typer.Argument(help="an image file, black to white, or a .npy of one input")],
     budget_ms: Annotated[float | None, typer.Option(help="milliseconds the answer may take")] = None,
+    energy_mj: Annotated[float | None, typer.Option(help="millijoules it may take; with --policy alert")] = None,
     policy: PolicyName = None,
     point: Point = None,
     confidence: Confidence = None,
@@ -206,14 +203,15 @@ def run(
     json: Json = None,
 ) -> None:
     """One answer."""
+    from .policies.situation import Budget
     from .runtime.session import load
 
-    chosen = _policy(policy, point)
+    chosen, budget = _policy(policy, point), Budget(inf if budget_ms is None else budget_ms, energy_mj)
     with load(bundle, engine, threads, chosen, confidence) as session:
         x = show.read_input(input, session.bundle.manifest.input)
-        answer = cast("Answer", session.infer(x, budget_ms))  # one input gives one answer
+        answer = cast("Answer", session.infer(x, budget=budget))  # one input gives one answer
         show.answer(out, answer, session.profile)
-    _write(json, show.answer_report(answer))
+        _write(json, show.answer_report(answer, session.profile))
 
 
 @app.command()
@@ -235,13 +233,15 @@ def serve(
 
 
 @app.command()
-def inspect(bundle: BundlePath, json: Json = None) -> None:
-    """What is inside a bundle."""
+def inspect(bundle: BundlePath, threads: Threads = 1, engine: EngineName = "onnx", json: Json = None) -> None:
+    """What is inside a bundle, and what its points take in energy if it was profiled here."""
     from .runtime.bundle import Bundle
+    from .runtime.measure import kept_profile
 
     opened = Bundle.open(bundle)
-    show.bundle(out, opened)
-    _write(json, show.bundle_report(opened))
+    known = kept_profile(opened, engine, threads)
+    show.bundle(out, opened, known)
+    _write(json, show.bundle_report(opened, known))
 
 
 def main() -> None:

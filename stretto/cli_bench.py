@@ -132,9 +132,7 @@ def contention(
     minutes: Annotated[float | None, typer.Option(help="of all environments together; default: 20")] = None,
     rounds: Annotated[int | None, typer.Option(help="in each environment")] = None,
     policy: Annotated[str, typer.Option(help="this runtime's")] = "alert",
-    time_model: Annotated[
-        str, typer.Option(help="this runtime's; deadline with profile is beside it")
-    ] = "slices",
+    time_model: Annotated[str, typer.Option(help="this runtime's; deadline with profile is beside it")] = "slices",
     samples: Annotated[int | None, typer.Option(help="of the data; default: all")] = None,
     json: Annotated[
         Path | None, typer.Option("--json", help="default: bench/results/contention_BUNDLE.json, or in out")

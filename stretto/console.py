@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from .policies.situation import OperatingPoint
     from .runtime.answer import Answer
     from .runtime.bundle import Bundle
     from .runtime.manifest import InputSpec
@@ -58,15 +59,16 @@ class TrainingBar(WorkBar):
 
 def points(console: Console, rows: list[dict[str, Any]], title: str) -> None:
     """Operating points as `eval` reports them."""
-    timed = any("latency_ms" in row for row in rows)
+    timed, metered = (any(name in row for row in rows) for name in ("latency_ms", "energy_mj"))
     table = Table("width", "depth", "precision", "accuracy", "MACs", "parameters", title=title, title_justify="left")
-    for name in ("p50 ms", "p99 ms") if timed else ():
+    for name in [*["p50 ms", "p99 ms"] * timed, *["mJ"] * metered]:
         table.add_column(name)
     for row in rows:
-        times = row.get("latency_ms", {})
+        more = [f"{value:.3f}" for value in row.get("latency_ms", {}).values()]
+        more += [f"{row['energy_mj']:.3f}"] if "energy_mj" in row else []
         table.add_row(
             f"{row['width']:g}", str(row["depth"]), row["precision"], f"{row['accuracy']:.2%}", amount(row["macs"]),
-            amount(row["params"]), *(f"{times[name]:.3f}" for name in times),
+            amount(row["params"]), *more,
         )  # fmt: skip
     console.print(table)
 
@@ -81,9 +83,9 @@ def adaptive(console: Console, row: dict[str, Any]) -> None:
     )
 
 
-def bundle(console: Console, opened: "Bundle") -> None:
-    """What is inside a bundle."""
-    report = bundle_report(opened)
+def bundle(console: Console, opened: "Bundle", measured: "Profile | None" = None) -> None:
+    """What is inside a bundle, and where a profile of it is given, what its points take in energy."""
+    report = bundle_report(opened, measured)
     console.print(
         f"{opened.path.name}: {report['network']}, input {tuple(report['input']['shape'])}, {len(report['classes'])} "
         f"classes, {report['bytes'] / 1e6:.2f} MB (weights {report['weights_bytes'] / 1e6:.2f}, graphs "
@@ -91,10 +93,12 @@ def bundle(console: Console, opened: "Bundle") -> None:
         highlight=False,
     )
     points(console, report["points"], "held-out accuracy")
+    if measured is not None:
+        console.print(f"energy by {measured.power.source}", highlight=False)
 
 
-def bundle_report(opened: "Bundle") -> dict[str, Any]:
-    """A bundle's manifest without its bindings, and sizes."""
+def bundle_report(opened: "Bundle", measured: "Profile | None" = None) -> dict[str, Any]:
+    """A bundle's manifest without its bindings, and sizes; with a profile also its power, and energies by it."""
     manifest = opened.manifest
     sizes = {name: member.size for name, member in manifest.members.items()}
     return {
@@ -109,23 +113,32 @@ def bundle_report(opened: "Bundle") -> dict[str, Any]:
         "widths": list(manifest.widths),
         "depths": manifest.depths,
         "precisions": list(manifest.precisions),
-        "points": [asdict(point) for point in manifest.points],
+        "points": [asdict(point) | _energy(point.point, measured) for point in manifest.points],
         "provenance": manifest.provenance,
-    }
+    } | ({} if measured is None else {"power": asdict(measured.power)})
+
+
+def _energy(point: "OperatingPoint", measured: "Profile | None") -> dict[str, float]:
+    """Nothing where it isn't known: an engine may not run every precision."""
+    if measured is None or (point.whole_way, measured.batches[0]) not in measured.times:
+        return {}
+    return {"energy_mj": measured.energy_mj(point)}
 
 
 def profile(console: Console, opened: "Bundle", measured: "Profile") -> None:
-    """Times from the start to every exit."""
+    """Times from the start to every exit, and the energy of a sample."""
     columns = [
         f"{pacing.replace('_', ' ')} p{level * 100:g}" for pacing in ("back_to_back", "paced") for level in (0.5, 0.99)
     ]
-    table = Table("width", "depth", "precision", "batch", *columns, title="milliseconds", title_justify="left")
+    table = Table("width", "depth", "precision", "batch", *columns, "mJ", title="milliseconds", title_justify="left")
     for (step, batch), times in measured.times.items():
         if step.first == 0:
             at = [measured.levels.index(level) for level in (0.5, 0.99)]
             cells = [f"{times[pacing][i]:.3f}" for pacing in times for i in at]
-            table.add_row(f"{step.width:g}", str(step.depth), step.precision, str(batch), *cells)
+            energy = f"{measured.energy_mj(step.point, batch):.3f}"
+            table.add_row(f"{step.width:g}", str(step.depth), step.precision, str(batch), *cells, energy)
     console.print(table)
+    console.print(f"energy by {measured.power.source}", highlight=False)
 
 
 def answer(console: Console, given: "Answer", measured: "Profile") -> None:
@@ -136,15 +149,15 @@ def answer(console: Console, given: "Answer", measured: "Profile") -> None:
     console.print(
         f"width {point.width:g}, depth {point.depth}, {point.precision}; {given.latency_ms:.2f} ms, {met}; stopped by "
         f"{given.stopped_by}; expected {given.expected_ms:.2f} ms and {given.expected_accuracy:.1%} accuracy; "
-        f"times: {measured.source}",
+        f"times: {measured.source}; {given.energy_mj:.3g} mJ by {measured.power.source}",
         highlight=False,
     )
 
 
-def answer_report(given: "Answer") -> dict[str, Any]:
-    """An answer as JSON-able data."""
+def answer_report(given: "Answer", measured: "Profile") -> dict[str, Any]:
+    """An answer as JSON-able data, with the power that its energy is worked out by."""
     told = {field.name: getattr(given, field.name) for field in fields(given) if field.name != "seen"}
-    return told | {"scores": given.scores.tolist()}
+    return told | {"scores": given.scores.tolist(), "power": asdict(measured.power)}
 
 
 def trace_report(console: Console, report: dict[str, Any]) -> None:

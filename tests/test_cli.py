@@ -1,33 +1,30 @@
 """The command line from end to end, on digits with a very small network."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from stretto.policies.situation import Budget, OperatingPoint
+from stretto.runtime.energy import Power
+from stretto.runtime.profile import Profile
+from stretto.runtime.session import load
 
 pytest.importorskip("torch", reason="training needs the [train] extra")
 
 TRAIN = ["--net", "resnet", "--option", "base=16", "--option", "blocks=1", "--data", "digits", "--widths", "0.5,1.0"]
-FAST = [
-    "--exits",
-    "2",
-    "--epochs",
-    "2",
-    "--set",
-    "autocast=False",
-    "--set",
-    "channels_last=False",
-    "--set",
-    "recalibrate=2",
-]
+FAST = ["--exits", "2", "--epochs", "2", "--set", "autocast=False", "--set", "channels_last=False"]
+FAST += ["--set", "recalibrate=2"]
 
 
 def stretto(*words: str, home: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from stretto.cli import main; main()", *words]
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment |= {name: os.environ[name] for name in ["PYTHONPATH"] if name in os.environ}  # the tree under test
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=home)
 
 
@@ -118,6 +115,35 @@ def test_profile_is_kept_and_found_by_later_commands(home: Path) -> None:
     assert "times: measured" in done.stdout
     answer = json.loads((home / "answer.json").read_text())
     assert answer["deadline_met"] and len(answer["scores"]) == 10
+
+
+def test_every_command_says_what_is_taken_and_where_its_power_is_from(home: Path) -> None:
+    done = stretto("profile", "net.stretto", "--rounds", "1", "--json", "profile.json", home=home)
+    measured = Profile.load(home / "profile.json")
+    assert f"energy by {measured.power.source}" in done.stdout
+    done = stretto("inspect", "net.stretto", "--json", "inspect.json", home=home)
+    assert f"energy by {measured.power.source}" in done.stdout
+    inside = json.loads((home / "inspect.json").read_text())
+    first = inside["points"][0]
+    assert first["energy_mj"] == measured.energy_mj(OperatingPoint(first["width"], first["depth"])) > 0
+    np.save(home / "input.npy", np.zeros((1, 8, 8), np.float32))
+    limit = ["--policy", "alert", "--energy-mj", str(first["energy_mj"])]
+    done = stretto("run", "net.stretto", "input.npy", *limit, "--json", "frugal.json", home=home)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads((home / "frugal.json").read_text())
+    assert inside["power"] == answer["power"] == asdict(measured.power)
+    assert 0 < answer["energy_mj"] <= first["energy_mj"]
+
+
+def test_digits_are_answered_within_the_energy_by_a_power_that_is_made_up(home: Path) -> None:
+    with load(home / "net.stretto") as session:
+        profile = replace(session.profile, power=Power(1000.0, "a stove"))
+    images = np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8), np.uint8)
+    with load(home / "net.stretto", policy="alert", profile=profile) as session:
+        for point in session.points:
+            limit_mj = profile.energy_mj(point)
+            for answer in session.infer(session.prepare(images), budget=Budget(energy_mj=limit_mj)):
+                assert 0 < answer.energy_mj <= limit_mj
 
 
 def test_run_answers_for_an_image_file(home: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -17,15 +18,16 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from ...policies.situation import OperatingPoint, Policy
+from ...policies.situation import Budget, OperatingPoint, Policy
 from ..answer import Answer
-from ..errors import InputError
+from ..errors import BudgetError, InputError
 from ..session import Session, load
 from .metrics import Metrics
 from .protocol import InferRequest, RequestError, encode_answer, model_metadata, parse_request
 from .workers import Workers
 
 _RETRY_S = 1
+_NOTHING_LEFT_MS = 1e-6  # a budget is positive, even where its deadline is past
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +189,13 @@ def _answer(model: Model, metrics: Metrics, arrival: float, body: bytes) -> byte
 def _infer(session: Session, request: InferRequest, deadline: float | None) -> list[Answer]:
     try:
         x = session.prepare(request.x) if request.x.dtype == "uint8" else request.x
-        return cast(list[Answer], session.infer(x, deadline=deadline))  # a batch always, if of one
-    except InputError as error:
+        if request.energy_mj is None:
+            answers = session.infer(x, deadline=deadline)
+        else:
+            left_ms = inf if deadline is None else max((deadline - monotonic()) * 1e3, _NOTHING_LEFT_MS)
+            answers = session.infer(x, budget=Budget(left_ms, request.energy_mj))
+        return cast(list[Answer], answers)  # a batch always, if of one
+    except (InputError, BudgetError) as error:
         raise RequestError(str(error)) from error
 
 

@@ -2,7 +2,7 @@
 
 Specification: https://github.com/kserve/open-inference-protocol. A network has one input, "input", of FP32, or of UINT8
 for pixels that the bundle's preprocessing turns into numbers. What the protocol leaves to us are the parameters: a
-request may give `budget_ms`, an answer says how it was reached.
+request may give `budget_ms` and `energy_mj`, of each sample; an answer says how it was reached.
 """
 
 from array import array
@@ -31,6 +31,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Answer], Any]]] = {
     "precision": ("BYTES", lambda answer: answer.point.precision),
     "confidence": ("FP32", lambda answer: answer.confidence),
     "stopped_by": ("BYTES", lambda answer: answer.stopped_by),
+    "energy_mj": ("FP32", lambda answer: answer.energy_mj),
 }
 OUTPUTS = ("scores", *COLUMNS)
 _OF_ONE = ("scores", "label")  # where the parameters say the rest
@@ -50,6 +51,7 @@ class InferRequest:
 
     x: NDArray[Any]
     budget_ms: float | None = None
+    energy_mj: float | None = None
     id: str | None = None
     outputs: tuple[str, ...] | None = None
 
@@ -65,10 +67,11 @@ def parse_request(body: bytes, spec: InputSpec) -> InferRequest:
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the body isn't JSON: {error}") from error
     request = _record(value, "request", ("inputs",), ("id", "parameters", "outputs"))
-    parameters = _record(request.get("parameters", {}), "parameters", (), ("budget_ms",))
+    parameters = _record(request.get("parameters", {}), "parameters", (), ("budget_ms", "energy_mj"))
     return InferRequest(
         x=_input(request["inputs"], spec),
-        budget_ms=_budget_ms(parameters.get("budget_ms")),
+        budget_ms=_positive(parameters, "budget_ms", "milliseconds"),
+        energy_mj=_positive(parameters, "energy_mj", "millijoules"),
         id=_id(request.get("id")),
         outputs=_outputs(request.get("outputs")),
     )
@@ -166,11 +169,12 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any]:
     return data
 
 
-def _budget_ms(value: Any) -> float | None:
+def _positive(parameters: dict[str, Any], name: str, unit: str) -> float | None:
+    value = parameters.get(name)
     if value is None:
         return None
     if type(value) not in (int, float) or value <= 0:
-        raise RequestError(f"parameters.budget_ms is {_short(value)}; give milliseconds > 0, or leave it out")
+        raise RequestError(f"parameters.{name} is {_short(value)}; give {unit} > 0, or leave it out")
     return float(value)
 
 
@@ -206,10 +210,13 @@ def _output(name: str, answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Parameters hold no arrays: all of one answer, of several the least confidence."""
+    """Parameters hold no arrays: all of one answer, of several the least confidence and the energy of all."""
     if len(answers) == 1:
         return {name: value(answers[0]) for name, (_, value) in COLUMNS.items()}
-    return {"confidence": min(answer.confidence for answer in answers)}
+    return {
+        "confidence": min(answer.confidence for answer in answers),
+        "energy_mj": sum(answer.energy_mj for answer in answers),
+    }
 
 
 def _allowed(names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from stretto.bench import sweep as module
 from stretto.bench.sweep import budgets_of, sweep
 from stretto.policies.situation import OperatingPoint
+from stretto.runtime.energy import Power
 from stretto.runtime.profile import Profile
 
 
@@ -42,7 +43,8 @@ def test_a_deadline_counts_as_met_by_the_clock_alone(clock: SimpleNamespace) -> 
 def test_budgets_run_from_the_fastest_point_to_past_the_slowest() -> None:
     times = {OperatingPoint(0.5, 1): 1.0, OperatingPoint(1.0, 2): 10.0}
     entries = {(point.whole_way, 1): {"paced": (0.1, p99_ms)} for point, p99_ms in times.items()}
-    profile = Profile("desk", "0" * 64, "onnx", 1, "measured", "2026-01-01T00:00:00+00:00", (0.5, 0.99), (1,), entries)
+    made = "desk", "0" * 64, "onnx", 1, "measured", "2026-01-01T00:00:00+00:00"
+    profile = Profile(*made, (0.5, 0.99), (1,), entries, Power(5.0, "a guess"))
     session = SimpleNamespace(points=tuple(times), profile=profile)
     budgets = budgets_of(session, count=5)  # type: ignore[arg-type]
     assert budgets[0] == pytest.approx(1.3) and budgets[-1] == pytest.approx(20.0)

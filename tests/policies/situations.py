@@ -1,5 +1,7 @@
 """Situations to ask policies about: a family of 3 widths × 4 depths, and strategies that draw the rest."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 from stretto.policies.situation import Budget, Evidence, OperatingPoint, Situation, Step
@@ -35,13 +37,13 @@ def situation(
 
 @st.composite
 def situations(draw: st.DrawFn, slack_ms: float | None = None) -> Situation:
-    """Before the first exit or after any, with times, accuracies and slack of any kind, equal ones included."""
+    """Before the first exit or after any, with times, accuracies, slack and energy of any kind, equal ones included."""
     depth = draw(st.integers(0, DEPTHS))
     width = draw(st.sampled_from(WIDTHS))
     steps = offered_after(depth, width if depth else None)
     shares = st.sampled_from([i / 20 for i in range(21)])
     milliseconds = st.floats(0.01, 100)
-    return situation(
+    now = situation(
         steps,
         finish_ms=draw(st.lists(milliseconds, min_size=len(steps), max_size=len(steps))),
         accuracy=draw(st.lists(shares, min_size=len(steps), max_size=len(steps))),
@@ -49,3 +51,6 @@ def situations(draw: st.DrawFn, slack_ms: float | None = None) -> Situation:
         evidence=tuple(seen(d, width, draw(shares), draw(st.floats(0.1, 1))) for d in range(1, depth + 1)),
         min_accuracy=draw(st.none() | shares),
     )
+    energies = st.lists(shares, min_size=len(steps), max_size=len(steps)).map(np.array)
+    budget = replace(now.budget, energy_mj=draw(st.none() | shares))
+    return replace(now, budget=budget, energy_mj=draw(st.none() | energies), spent_mj=draw(shares))

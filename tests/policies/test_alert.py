@@ -25,8 +25,9 @@ def after_first(slack_ms, accuracy=0.6, deeper=(0.7, 0.8, 0.9), **changes):
     )
 
 
-def with_energy(now, energy_mj, limit_mj=None):
-    return replace(now, energy_mj=np.array(energy_mj), budget=replace(now.budget, energy_mj=limit_mj))
+def with_energy(now, energy_mj, limit_mj=None, spent_mj=0.0):
+    budget = replace(now.budget, energy_mj=limit_mj)
+    return replace(now, energy_mj=np.array(energy_mj), budget=budget, spent_mj=spent_mj)
 
 
 def chance(slack_ms, median_ms):
@@ -108,6 +109,27 @@ def test_without_known_energy_the_soonest_that_is_good_enough_is_taken():
 
 def test_energy_limit_alone_takes_the_most_accurate_within_it():
     assert Alert().target(with_energy(fresh(100), [1.0, 2.0, 3.0, 9.0], limit_mj=8.0)) == STEPS[2]
+
+
+def test_what_was_spent_is_no_longer_within_the_limit():
+    now = with_energy(after_first(100), [1.0, 2.0, 3.0], limit_mj=8.0, spent_mj=5.5)
+    assert Alert().target(now) == now.steps[1]
+
+
+def test_answer_in_hand_is_kept_where_nothing_better_is_within_the_energy():
+    now = with_energy(after_first(100), [1.0, 2.0, 3.0], limit_mj=8.0, spent_mj=7.5)
+    assert Alert().next(now) is Stop.ENERGY
+
+
+def test_when_nothing_is_within_the_energy_the_least_is_better_than_no_answer():
+    assert Alert().target(with_energy(fresh(100), [2.0, 3.0, 1.0, 9.0], limit_mj=0.5)) == STEPS[2]
+
+
+def test_energy_gives_way_only_where_that_makes_the_answer_good_enough():
+    now = with_energy(fresh(100, min_accuracy=0.95), [1.0, 2.0, 5.0, 9.0], limit_mj=4.0)
+    assert Alert().target(now) == STEPS[1]
+    now = with_energy(after_first(100, min_accuracy=0.95), [1.0, 2.0, 3.0], limit_mj=4.0, spent_mj=4.0)
+    assert Alert().target(now) is Stop.ENERGY
 
 
 def test_energy_is_relaxed_before_accuracy():

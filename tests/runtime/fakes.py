@@ -5,6 +5,7 @@ from threading import Event
 
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
+from stretto.runtime.energy import Power
 from stretto.runtime.engines.cut import CutOff
 from stretto.runtime.menu import all_steps
 from stretto.runtime.profile import Profile
@@ -17,7 +18,7 @@ def expected_ms(step: Step, stage_ms: float = 1e6) -> float:
     return (step.depth - max(step.first - 1, 0)) * step.width * stage_ms
 
 
-def set_profile(bundle: Bundle, stage_ms: float = 1e6, batches: tuple[int, ...] = (1,)) -> Profile:
+def set_profile(bundle: Bundle, stage_ms: float = 1e6, batches: tuple[int, ...] = (1,), watts: float = 5.0) -> Profile:
     """Says `expected_ms` per step and sample, at all levels: a second per thousand, far from what the toy takes."""
     times = {
         (step, batch): {"back_to_back": (expected_ms(step, stage_ms) * batch,) * len(LEVELS)}
@@ -33,6 +34,7 @@ def set_profile(bundle: Bundle, stage_ms: float = 1e6, batches: tuple[int, ...] 
         levels=LEVELS,
         batches=batches,
         times=times,
+        power=Power(watts, "a guess"),
     )
 
 

@@ -1,15 +1,7 @@
-import numpy as np
 import pytest
-from stretto.runtime.energy import WATTS_PER_CORE, WATTS_PER_GPU, EnergyMeter, Rapl, open_meter
+from stretto.runtime.energy import WATTS_PER_CORE, WATTS_PER_GPU, EnergyMeter, Power, Rapl, open_meter
 
-from .sensors.trees import plant, under
-
-RANGE_UJ = 262_143_328_850
-
-
-def zone(folder, name, energy_uj):
-    files = {"name": f"{name}\n", "energy_uj": f"{energy_uj}\n", "max_energy_range_uj": f"{RANGE_UJ}\n"}
-    return under(f"sys/class/powercap/{folder}", files)
+from .sensors.trees import RANGE_UJ, plant, zone
 
 
 @pytest.fixture
@@ -40,55 +32,76 @@ def test_a_counter_that_wraps_loses_nothing(packages):
     assert rapl() == 5.0
 
 
-def test_the_model_is_busy_time_times_power(tmp_path):
-    meter = open_meter(threads=2, root=tmp_path)
-    assert meter.energy_mj([1.0, 8.0]) == pytest.approx([2 * WATTS_PER_CORE, 16 * WATTS_PER_CORE])
-    assert meter.source == f"model: busy time × {2 * WATTS_PER_CORE:.3g} W"
+def test_the_model_assumes_so_many_busy_cores_as_a_step_has_threads(tmp_path):
+    power = open_meter(threads=2, root=tmp_path).power
+    assert power == Power(2 * WATTS_PER_CORE, f"model: busy time × {2 * WATTS_PER_CORE:.3g} W")
 
 
 def test_the_models_power_can_be_given(tmp_path):
-    meter = open_meter(threads=2, watts=1.5, root=tmp_path)
-    assert (float(meter.energy_mj(4.0)), meter.source) == (6.0, "model: busy time × 1.5 W")
+    assert open_meter(threads=2, watts=1.5, root=tmp_path).power == Power(1.5, "model: busy time × 1.5 W")
 
 
-def test_energies_keep_the_shape_of_the_times():
-    assert EnergyMeter().energy_mj(np.ones((3, 2))).shape == (3, 2)
+@pytest.fixture
+def clock_s(monkeypatch):
+    """Moments that the meter's clock gives, one after the other; a list to be filled."""
+    moments = []
+    monkeypatch.setattr("stretto.runtime.energy.monotonic", lambda: moments.pop(0))
+    return moments
 
 
-def test_watched_steps_give_the_power(monkeypatch):
-    counts_mj, clock_s = iter([0.0, 3_000.0, 10_000.0, 11_000.0]), iter([0.0, 0.5, 7.0, 7.5])
-    monkeypatch.setattr("stretto.runtime.energy.monotonic", lambda: next(clock_s))
-    meter = EnergyMeter(lambda: next(counts_mj), "RAPL", watts=5.0)
-    assert meter.source == "model: busy time × 5 W; RAPL is there and not read yet"
-    with meter.watching():
-        pass
-    assert (meter.watts, meter.source) == (6.0, "RAPL: 6 W while 0.5 s of steps ran")
-    with meter.watching():
-        pass
-    assert meter.energy_mj(10.0) == pytest.approx(40.0)
+def counting(*counts_mj):
+    left = list(counts_mj)
+    return EnergyMeter(lambda: left.pop(0), "RAPL", watts=5.0)
 
 
-def test_a_counter_that_stood_still_tells_nothing():
-    meter = EnergyMeter(lambda: 7.0, "RAPL", watts=5.0)
-    with meter.watching():
-        pass
-    assert meter.watts == 5.0
+def watch(meter, times=1):
+    for _ in range(times):
+        with meter.watching():
+            pass
+
+
+def test_watched_steps_give_the_power(clock_s):
+    meter = counting(0.0, 3_000.0, 10_000.0, 11_000.0)
+    clock_s += [0.0, 0.5, 7.0, 7.5]
+    assert meter.power == Power(5.0, "model: busy time × 5 W; RAPL is there and not read yet")
+    watch(meter)
+    assert meter.power == Power(6.0, "RAPL: 6 W while 0.5 s of steps ran")
+    watch(meter)
+    assert meter.power.watts == pytest.approx(4.0)
+
+
+def test_time_in_which_the_counter_stood_still_counts_too(clock_s):
+    meter = counting(0.0, 0.0, 0.0, 400.0, 400.0, 400.0)
+    clock_s += [0.0, 0.25, 1.0, 1.25, 2.0, 2.5]
+    watch(meter, times=3)
+    assert meter.power.watts == pytest.approx(0.4)
+
+
+def test_a_counter_that_never_moved_tells_nothing():
+    meter = counting(7.0, 7.0)
+    watch(meter)
+    assert meter.power.watts == 5.0
+
+
+def test_a_counter_that_began_again_tells_nothing(clock_s):
+    meter = counting(0.0, 2_000.0, 3_000.0, 5.0)
+    clock_s += [0.0, 1.0, 2.0, 3.0]
+    watch(meter, times=2)
+    assert meter.power.watts == 2.0
 
 
 def test_watching_without_a_meter_does_nothing():
     meter = EnergyMeter(watts=5.0)
-    with meter.watching():
-        pass
-    assert meter.source == "model: busy time × 5 W"
+    watch(meter)
+    assert not meter.is_there
+    assert meter.power.source == "model: busy time × 5 W"
 
 
 def test_a_meter_that_fails_is_given_up_and_said(caplog):
     meter = EnergyMeter(lambda: 1 / 0, "RAPL")
-    for _ in range(2):
-        with meter.watching():
-            pass
+    watch(meter, times=2)
     assert [record.message for record in caplog.records] == ["RAPL can't be read any more: division by zero"]
-    assert meter.source == "model: busy time × 5 W"
+    assert meter.power.source == "model: busy time × 5 W"
 
 
 @pytest.mark.parametrize("watts", [0.0, -1.0, float("inf"), float("nan")])
@@ -98,9 +111,9 @@ def test_a_power_out_of_range_is_refused(watts):
 
 
 def test_readable_packages_are_the_meter(packages):
-    assert (
-        open_meter(root=packages).source == "model: busy time × 5 W; RAPL, processor packages is there and not read yet"
-    )
+    meter = open_meter(root=packages)
+    assert meter.is_there
+    assert meter.power.source == "model: busy time × 5 W; RAPL, processor packages is there and not read yet"
 
 
 def test_unreadable_packages_leave_the_model(packages, monkeypatch):
@@ -108,7 +121,7 @@ def test_unreadable_packages_leave_the_model(packages, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("pathlib.Path.read_text", refuse)
-    assert open_meter(root=packages).source == "model: busy time × 5 W"
+    assert open_meter(root=packages).power.source == "model: busy time × 5 W"
 
 
 class Nvml:
@@ -127,14 +140,12 @@ class Nvml:
         return self.counts_mj.pop(0)
 
 
-def test_a_gpus_own_counter_is_its_meter(monkeypatch):
-    clock_s = iter([0.0, 2.0])
-    monkeypatch.setattr("stretto.runtime.energy.monotonic", lambda: next(clock_s))
+def test_a_gpus_own_counter_is_its_meter(clock_s):
     meter = open_meter(gpu=1, nvml=Nvml(100, 100, 600_100))
-    with meter.watching():
-        pass
-    assert (meter.watts, meter.source) == (300.0, "NVML, total energy of GPU 1: 300 W while 2 s of steps ran")
+    clock_s += [0.0, 2.0]
+    watch(meter)
+    assert meter.power == Power(300.0, "NVML, total energy of GPU 1: 300 W while 2 s of steps ran")
 
 
 def test_a_gpu_without_a_counter_leaves_the_model():
-    assert open_meter(gpu=0, nvml=Nvml()).source == f"model: busy time × {WATTS_PER_GPU:.3g} W"
+    assert open_meter(gpu=0, nvml=Nvml()).power.source == f"model: busy time × {WATTS_PER_GPU:.3g} W"

@@ -5,17 +5,25 @@ import pytest
 from stretto.policies.situation import Step
 from stretto.runtime import measure
 from stretto.runtime.bundle import Bundle
+from stretto.runtime.energy import EnergyMeter, Power, open_meter
 from stretto.runtime.engines import make_engine
-from stretto.runtime.measure import measure_profile, warm_up_profile
+from stretto.runtime.measure import kept_profile, measure_and_keep, measure_profile, warm_up_profile
 from stretto.runtime.menu import all_steps
 
 from .fakes import Clock, SetPace, expected_ms
+from .sensors.trees import plant, zone
 from .toy import toy_bundle
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return Bundle.open(toy_bundle(tmp_path_factory.mktemp("measure") / "toy.stretto", precisions=("fp32", "int8")).path)
+
+
+@pytest.fixture(autouse=True)
+def no_meter(monkeypatch):
+    """Whatever the machine of the tests has."""
+    monkeypatch.setattr(measure, "open_meter", lambda threads: EnergyMeter(watts=5.0 * threads))
 
 
 @pytest.fixture
@@ -120,3 +128,64 @@ def test_warm_up_of_a_quick_network_ends_by_itself(bundle, clock):
     engine = SetPace(bundle, clock, stage_ms=0.0)
     warm_up_profile(engine, bundle, limit_s=1e9)
     assert set(Counter(engine.runs).values()) == {1 + 2 * measure.WARM_UP_ROUNDS}
+
+
+class Burning(SetPace):
+    """Draws `watts` while it runs, by the counter of its processor package under `root`; at rest it draws nothing."""
+
+    watts = 12.0
+
+    def __init__(self, bundle, clock, root):
+        super().__init__(bundle, clock, stage_ms=10.0)
+        self.root, self.energy_uj = root, 0
+        plant(root, zone("intel-rapl:0", "package-0", 0))
+
+    def run(self, step, x, cut=None):
+        before_s = self._clock.now_s
+        found = super().run(step, x, cut)
+        self.energy_uj += round((self._clock.now_s - before_s) * self.watts * 1e6)
+        plant(self.root, {"sys/class/powercap/intel-rapl:0/energy_uj": f"{self.energy_uj}\n"})
+        return found
+
+
+@pytest.fixture
+def burning(bundle, clock, tmp_path, monkeypatch):
+    """An engine whose power the package's meter tells, which is there for whoever opens one."""
+    engine = Burning(bundle, clock, tmp_path)
+    monkeypatch.setattr("stretto.runtime.energy.monotonic", clock)
+    monkeypatch.setattr(measure, "open_meter", lambda threads: open_meter(threads=threads, root=tmp_path))
+    return engine
+
+
+def test_power_is_the_meters_while_steps_ran_without_the_pauses(bundle, burning):
+    power = measure_profile(burning, bundle, rounds=1).power
+    assert power.watts == pytest.approx(Burning.watts)
+    assert power.source.startswith("RAPL, processor packages: 12 W while 1.")
+
+
+def test_gpus_meter_is_asked_where_it_is_given(bundle, clock, monkeypatch):
+    monkeypatch.setattr("stretto.runtime.energy.monotonic", clock)
+    begun_s = clock.now_s
+    meter = EnergyMeter(lambda: (clock.now_s - begun_s) * 250e3, "NVML, total energy of GPU 0")
+    power = measure_profile(SetPace(bundle, clock, stage_ms=10.0), bundle, rounds=1, meter=meter).power
+    assert power.watts == pytest.approx(250.0)
+    assert power.source.startswith("NVML, total energy of GPU 0: 250 W while 1.")
+
+
+def test_without_a_meter_power_is_assumed_and_nothing_is_run_for_it(bundle, clock):
+    engine = SetPace(bundle, clock, stage_ms=10.0)
+    assert measure_profile(engine, bundle, rounds=1).power == Power(5.0, "model: busy time × 5 W")
+    assert set(Counter(engine.runs).values()) == {1 + 10 + 5}
+
+
+def test_warm_up_assumes_the_power_and_says_what_could_be_read(bundle, burning):
+    power = warm_up_profile(burning, bundle).power
+    assert power == Power(5.0, "model: busy time × 5 W; RAPL, processor packages is there and not read yet")
+
+
+def test_kept_profile_is_the_one_that_was_measured_with_as_many_threads(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(measure, "PAUSE_S", (0.0, 0.0))
+    measured, _ = measure_and_keep(bundle, rounds=1)
+    assert kept_profile(bundle) == measured
+    assert kept_profile(bundle, threads=2) is None

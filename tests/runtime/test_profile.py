@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stretto.policies.situation import OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
+from stretto.runtime.energy import Power
 from stretto.runtime.engines import ENGINES
 from stretto.runtime.menu import all_steps
 from stretto.runtime.profile import LIBRARIES, Profile, cached_profile, device_key, profile_path
@@ -38,7 +39,8 @@ def kept(bundle, tmp_path, monkeypatch):
 def profile_of(times, batches=(1,), levels=(0.5, 0.99)):
     """A profile of one step; `times`: for each batch size the quantiles by pacing."""
     entries = {(STEP, batch): by_pacing for batch, by_pacing in zip(batches, times, strict=True)}
-    return Profile("desk", "0" * 64, "onnx", 1, "measured", "2026-01-01T00:00:00+00:00", levels, batches, entries)
+    made = "desk", "0" * 64, "onnx", 1, "measured", "2026-01-01T00:00:00+00:00"
+    return Profile(*made, levels, batches, entries, Power(7.5, "RAPL"))
 
 
 def plain(*quantiles):
@@ -68,6 +70,11 @@ def test_one_batch_size_is_taken_in_proportion_above_and_as_it_is_below():
 def test_whole_way_to_a_point_is_one_step_from_the_input_at_the_level_asked_for():
     profile = profile_of([plain(4.0, 8.0)])
     assert (profile.whole_way_ms(STEP.point), profile.whole_way_ms(OperatingPoint(1.0, 1), 0.5)) == (8.0, 4.0)
+
+
+def test_energy_of_a_sample_is_its_share_of_the_median_time_at_the_profiles_power():
+    profile = profile_of([plain(4.0, 8.0), plain(6.0, 9.0)], batches=(1, 3))
+    assert (profile.energy_mj(STEP.point), profile.energy_mj(STEP.point, 3)) == (4.0 * 7.5, 2.0 * 7.5)
 
 
 def test_level_that_the_profile_lacks_is_refused_with_those_it_has():
@@ -147,6 +154,11 @@ DAMAGES = {
     "negative time": damaged(lambda profile: profile["entries"][0].update(back_to_back=[-1.0, 1.0])),
     "no number": damaged(lambda profile: profile["entries"][0].update(back_to_back=[math.nan, math.nan])),
     "endless time": damaged(lambda profile: profile["entries"][0].update(back_to_back=[1.0, math.inf])),
+    "format without power": damaged(lambda profile: profile.update(format=2)),
+    "no power": damaged(lambda profile: profile.pop("power")),
+    "power of nothing": damaged(lambda profile: profile["power"].update(watts=0)),
+    "power of text": damaged(lambda profile: profile["power"].update(watts="5")),
+    "power from nowhere": damaged(lambda profile: profile["power"].pop("source")),
     "list as width": damaged(lambda profile: profile["entries"][0].update(width=[])),
 }
 

@@ -39,6 +39,7 @@ def answer(depth=1):
         expected_ms=1.0,
         expected_accuracy=0.5,
         exits=tuple(range(1, depth + 1)),
+        energy_mj=2.0 * depth,
     )
 
 

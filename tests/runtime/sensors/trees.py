@@ -49,6 +49,15 @@ CONTAINER = {  # version 1 without a namespace: the path is the host's, and only
 }
 
 
+RANGE_UJ = 262_143_328_850  # where the packages' counters wrap
+
+
+def zone(folder: str, name: str, energy_uj: int) -> Files:
+    """A counter of energy, such as that of a processor's package."""
+    files = {"name": f"{name}\n", "energy_uj": f"{energy_uj}\n", "max_energy_range_uj": f"{RANGE_UJ}\n"}
+    return under(f"sys/class/powercap/{folder}", files)
+
+
 def plant(root: Path, *trees: Files) -> Path:
     """Writes the files, later ones over earlier ones."""
     for files in trees:

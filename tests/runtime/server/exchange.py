@@ -25,7 +25,7 @@ class Scripted:
             raise self._error
         point = OperatingPoint(1.0, 1)
         seen = Evidence(point, np.ones(4), 1.0, 0, 0.25, 0.9)
-        return [Answer(seen, "a", 0, 1.0, point, 0.1, True, Stop.FINAL, 1.0, 0.9, (1,))] * len(x)
+        return [Answer(seen, "a", 0, 1.0, point, 0.1, True, Stop.FINAL, 1.0, 0.9, (1,), 2.0)] * len(x)
 
 
 def asked(x, datatype="FP32", parameters=None, **rest):

@@ -1,11 +1,19 @@
 import numpy as np
 import orjson
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stretto.policies.alert import Alert
 from stretto.policies.scores import calibrated_scores
+from stretto.runtime.bundle import Bundle
+from stretto.runtime.engines import make_engine
+from stretto.runtime.server.app import make_app
 from stretto.runtime.server.protocol import INPUT, OUTPUTS
+from stretto.runtime.session import Session
 
+from ..fakes import set_profile
+from .conftest import STAGE_MS
 from .exchange import INFER, answered, asked, error, output
 
 
@@ -31,7 +39,7 @@ def test_one_sample_is_answered_as_the_reference_does_and_says_how(client, toy, 
     assert reply["parameters"].pop("confidence") == pytest.approx(scores.max(), abs=1e-5)
     assert reply["parameters"] == {
         "label": f"class {scores.argmax()}", "width": 1.0, "depth": 3, "precision": "fp32",
-        "stopped_by": "final", "deadline_met": True,
+        "stopped_by": "final", "deadline_met": True, "energy_mj": 3 * STAGE_MS * 5.0,
     }  # fmt: skip
 
 
@@ -47,6 +55,7 @@ def test_batch_says_of_each_sample_how_it_was_answered(client, toy):
     assert output(reply, "width").tolist() == [1.0] * 5
     assert output(reply, "depth").tolist() == [3] * 5
     assert reply["parameters"]["confidence"] == output(reply, "confidence").min()
+    assert reply["parameters"]["energy_mj"] == output(reply, "energy_mj").sum() == 5 * 3 * STAGE_MS * 5.0
     assert all(isinstance(value, (bool, int, float, str)) for value in reply["parameters"].values())
 
 
@@ -82,11 +91,42 @@ def test_less_budget_takes_a_cheaper_point(client, toy):
     assert parameters["stopped_by"] == "deadline"
 
 
+@pytest.fixture(scope="module")
+def alert(toy):
+    """A client of a session whose policy looks at energy."""
+    bundle = Bundle.open(toy.path)
+    with (
+        Session(bundle, make_engine("onnx", bundle), Alert(), set_profile(bundle, STAGE_MS)) as session,
+        TestClient(make_app({"toy": session})) as client,
+    ):
+        yield client
+
+
+def test_energy_is_limited_for_each_sample(alert, toy):
+    stage_mj = STAGE_MS * 5.0
+    reply = answered(alert, asked(toy.samples(2), parameters={"energy_mj": 2.5 * stage_mj}))
+    assert output(reply, "energy_mj").tolist() == [2 * stage_mj] * 2
+    assert output(reply, "depth").tolist() == [2, 2]
+    assert output(reply, "stopped_by").tolist() == ["energy"] * 2
+
+
+def test_energy_and_deadline_are_limited_together(alert, toy):
+    parameters = {"energy_mj": 2.5 * STAGE_MS * 5.0, "budget_ms": 1e-6}
+    reply = answered(alert, asked(toy.samples(1), parameters=parameters))
+    assert (reply["parameters"]["width"], reply["parameters"]["depth"]) == (0.5, 1)
+    assert not reply["parameters"]["deadline_met"]
+
+
 def with_tensor(**changes):
     return lambda body: body["inputs"][0].update(changes)
 
 
 BAD = [
+    (lambda body: body.update(parameters={"energy_mj": 0}), r"parameters\.energy_mj is 0; give millijoules > 0"),
+    (
+        lambda body: body.update(parameters={"energy_mj": 5}),
+        r"but policy Deadline\(.* doesn't look at energy; .* does: alert",
+    ),
     (lambda body: body.update(inputs=[]), r"inputs is 0 tensors; give an array of one tensor, 'input'"),
     (lambda body: body.update(inputs=3), r"inputs is 3"),
     (lambda body: body.pop("inputs"), r"request lacks 'inputs'; allowed: inputs, id"),
@@ -136,7 +176,15 @@ def test_what_isnt_json_is_a_bad_request(client, content):
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5)
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner), max_leaves=9)
-PLACES = [("inputs",), ("inputs", 0), ("parameters",), ("parameters", "budget_ms"), ("id",), ("outputs",)]
+PLACES = [
+    ("inputs",),
+    ("inputs", 0),
+    ("parameters",),
+    ("parameters", "budget_ms"),
+    ("parameters", "energy_mj"),
+    ("id",),
+    ("outputs",),
+]
 PLACES += [("inputs", 0, name) for name in ("name", "shape", "datatype", "data", "parameters")]
 
 
