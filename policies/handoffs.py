@@ -1,8 +1,8 @@
 """Handoffs: each graph must win back what another thread of this process holds, such as Python's interpreter lock.
 
-Stolen time then comes once per graph, however short that is: 5 ms with a busy Python thread, or what
-`sys.setswitchinterval` says. Others' turns come by how long a request has been running. So stolen time in steps where
-hardly a turn was to be expected tells the one from the other.
+Stolen time then comes once per graph, however short that is: with a busy Python thread 5 ms, or 0.16 where it is asked
+to hand over after 0.1 (`sys.setswitchinterval`), and now and then many times as long. Others' turns come by how long a
+request has been running. So stolen time in steps where hardly a turn was to be expected tells the one from the other.
 """
 
 from collections import deque
@@ -17,16 +17,16 @@ from .latency import IntArray
 from .own import length_of_each, spread
 from .situation import FloatArray
 
-_HELD = 0.75  # share of graphs that wait while there are handoffs: 78 % of first ones and 93 % of later ones did
+_HELD = 0.75  # share of graphs that wait while there are handoffs; 0.66 to 0.93 did
 _SURE = 5.0  # log odds that nothing exceeds, so that little is needed to turn them
 _MOST_SAID = 3.5  # log odds that one step says at most: less than `_SURE`, so an outlier is forgotten
 _TELLING = 0.25  # steps in which more turns were to be expected say nothing
 _RAREST = 1e-3
 _KEPT = 300  # steps that count
-_PRIOR = ((0.0, 1.0), (1.0, 2.6), (2.0, 0.3), (3.0, 0.1))  # waits, in mean ones, and graphs that this is worth
-_FIRST_MS = 1.0  # mean wait before there was any
-_UNIT, _LARGEST = 0.125, 5.0  # of a histogram of waits, in mean ones: its grid, and the largest that it tells apart
+_PRIOR = (0.0, 1.0, 1.0, 2.0)  # waits that are added to those seen, in usual ones
+_FIRST_MS = 1.0  # usual wait before there was any
 _MOST = 12  # graphs of one step that are told apart
+_DRAWS = np.random.default_rng(0).random((2048, _MOST))
 _MIDDLE = LEVELS.index(0.5)
 _SIDE = np.where(np.array(LEVELS) < 0.5, -1.0, 1.0)
 
@@ -112,20 +112,13 @@ def single_waits(waits: FloatArray) -> FloatArray:
 def sums_of(waits_ms: FloatArray, levels: FloatArray) -> FloatArray:
     """Quantiles of what 0 … `_MOST` graphs wait together, (numbers, …) ms, at levels of any shape (…).
 
-    `waits_ms`: (graphs,) what single ones waited, 0 where they hadn't to; sums are of independent ones.
+    By drawing from `waits_ms`, (graphs,), what single ones waited, 0 where they hadn't to: these are mostly alike, and
+    now and then many times as long, which no histogram is fine and wide enough for.
     """
     waited_ms = waits_ms[waits_ms > 0]
-    mean_ms = float(waited_ms.mean()) if len(waited_ms) else _FIRST_MS
-    largest = int(_LARGEST / _UNIT)
-    counts = np.bincount(
-        np.minimum(np.rint(waits_ms / mean_ms / _UNIT), largest).astype(np.intp), minlength=largest + 1
-    )
-    shares = counts.astype(np.float64)
-    for size, worth in _PRIOR:
-        shares[int(size / _UNIT)] += worth
-    shares /= shares.sum()
-    sums, found = np.ones(1), []
-    for _ in range(_MOST + 1):
-        found.append(np.minimum(np.searchsorted(sums.cumsum(), levels - 1e-9), len(sums) - 1))
-        sums = np.convolve(sums, shares)
-    return np.stack(found) * (mean_ms * _UNIT)
+    usual_ms = float(np.median(waited_ms)) if len(waited_ms) else _FIRST_MS
+    pool = np.concatenate([waits_ms, np.array(_PRIOR) * usual_ms])
+    drawn = np.zeros((len(_DRAWS), _MOST + 1))
+    np.cumsum(pool[(_DRAWS * len(pool)).astype(np.intp)], axis=1, out=drawn[:, 1:])
+    quantiles: FloatArray = np.quantile(drawn, levels, axis=0)
+    return np.moveaxis(quantiles, -1, 0)

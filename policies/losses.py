@@ -23,7 +23,7 @@ from .situation import FloatArray
 
 SLICE_MS = 3.0  # Linux's base slice on up to 8 cores is 2.8 ms; one that ends is seen at the next tick, each 4 ms
 TURN_MS = 4.0  # of one other task
-LOST_MS = 0.2  # less stolen time than that is no turn of others, but interrupts
+LOST_MS = 0.1  # less stolen time than that is no turn of others, but interrupts: 1 % of idle steps have some
 EARLY_MS = 2.25  # a step that ends before that only has losses within the first slice
 EDGES_MS = np.array([0, 0.5, 1, 1.5, *np.arange(2, 4, 0.25), *np.arange(4, 7, 0.5), *np.arange(7, 12.1), 14, 18, 24])
 MEANS = np.array([0, *np.geomspace(0.002, 0.3, 20), *np.arange(0.36, 2.1, 0.08), *np.geomspace(2.1, 10, 20)])
