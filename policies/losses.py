@@ -105,7 +105,7 @@ def _losses(rates: FloatArray, size_ms: FloatArray, sizes: FloatArray, spread: f
 
 def _count(used_ms: FloatArray, stolen_ms: FloatArray, size_ms: float) -> FloatArray:
     """(steps,) losses in each, as far as their sum tells: another one needs another slice in between."""
-    most = 1 + used_ms // (0.8 * SLICE_MS)
+    most = 1 + np.maximum(used_ms, 0.0) // (0.8 * SLICE_MS)
     return np.where(stolen_ms > LOST_MS, np.clip(np.rint(stolen_ms / size_ms), 1, most), 0)
 
 

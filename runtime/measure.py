@@ -33,6 +33,7 @@ from .inputs import UNLIMITED, Samples, check_input
 from .menu import Outline, legs, spans, starts, ways
 from .profile import BACK_TO_BACK, PACED, Profile, cached_profile, device_key, profile_path
 from .runner import NOTHING, Clocks, Reached, Runner
+from .thread_clock import thread_clock
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)
 RUNS = {BACK_TO_BACK: 10, PACED: 5}  # of each path in each round: 20 rounds give 200 and 100 samples to the quantiles
@@ -134,7 +135,7 @@ class Stopwatch:
         manifest = bundle.manifest
         self.legs = {way: legs(manifest, *way) for way in ways(manifest)}
         self._engine, self._bundle = engine, bundle
-        clocks = Clocks(lambda: time.perf_counter(), lambda: time.thread_time())
+        clocks = Clocks(lambda: time.perf_counter(), thread_clock)
         self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
         outline, median = Outline(manifest), LEVELS.index(0.5)
         self._menus = outline.menus(np.ones((len(outline.steps), len(LEVELS))), median)

@@ -13,6 +13,8 @@ from .engines import Engine
 from .measure import Stopwatch, warm_up_profile
 from .profile import Profile, cached_profile
 
+TIME_MODEL = "slices"  # unless told
+
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,11 @@ def chosen_profile(profile: str | os.PathLike[str] | Profile, bundle: Bundle, en
         return warm_up_profile(engine, bundle)
     Stopwatch(engine, bundle).load([1])
     return found
+
+
+def usual_model(policy: Policy) -> str:
+    """The time model that a policy gets unless told: none that learns for a fixed point, where nothing is decided."""
+    return "profile" if isinstance(policy, Fixed) else TIME_MODEL
 
 
 def chosen_model(time_model: str | TimeModel, profile: Profile) -> TimeModel:

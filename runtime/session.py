@@ -24,7 +24,7 @@ from .errors import ClosedError, InputError
 from .inputs import Samples, budget_of, check_input
 from .memory import return_freed_memory
 from .offers import Offers
-from .options import chosen_model, chosen_policy, chosen_profile
+from .options import chosen_model, chosen_policy, chosen_profile, usual_model
 from .profile import Profile
 from .run import Run, rehearse
 from .runner import BLIND, Clocks, Runner, Sensing
@@ -84,7 +84,7 @@ def load(
         bundle = runnable(runner, bundle)
         chosen = chosen_policy(policy, confidence, bundle)
         times = chosen_profile(profile, bundle, runner)
-        model = chosen_model(time_model or ("profile" if isinstance(chosen, Fixed) else "slices"), times)
+        model = chosen_model(time_model or usual_model(chosen), times)
         watched = model.looks_at_load if sensors is None else sensors
         session = Session(bundle, runner, chosen, times, checks, model, watched, priority)
     except BaseException:

@@ -32,10 +32,12 @@ class ThreadClock:
         self._last = local()
 
     def __call__(self) -> float:
-        last, switches = self._last, self._switches()
+        # the wall clock first: a thread that is switched between the two readings must not count its time away
+        last, wall_s, switches = self._last, self._wall(), self._switches()
         if getattr(last, "switches", None) != switches:
             self._read(switches)
-        cpu_s: float = last.cpu_s + (self._wall() - last.wall_s)
+            wall_s = last.wall_s
+        cpu_s: float = last.cpu_s + (wall_s - last.wall_s)
         return cpu_s
 
     def _read(self, switches: int) -> None:

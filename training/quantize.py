@@ -82,11 +82,13 @@ def uint8_scale(low: float, high: float) -> tuple[float, int]:
 def int8_weight(weight: NDArray[Any], axis: int, largest: int) -> Integers:
     """A weight as integers from -largest to largest, and the scale of each channel along `axis`.
 
-    `integers · scale` is the weight to half a scale; a channel of zeros has scale 1.
+    `integers · scale` is the weight to half a scale; a channel of zeros has scale 1, one of hardly more the least that
+    float32 has in full precision.
     """
     weight = weight.astype(np.float32)
     highest = np.abs(weight).max(axis=tuple(n for n in range(weight.ndim) if n != axis))
-    scale = np.where(highest > 0, highest / largest, 1).astype(np.float32)
+    least = np.finfo(np.float32).tiny
+    scale = np.where(highest > 0, np.maximum(highest / largest, least), 1).astype(np.float32)
     shape = [1] * weight.ndim
     shape[axis] = -1
     return np.rint(weight / scale.reshape(shape)).astype(np.int8), scale

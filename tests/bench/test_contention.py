@@ -38,6 +38,7 @@ from stretto.policies.load import UNKNOWN, Load
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
+from stretto.runtime.options import TIME_MODEL
 from stretto.runtime.session import load
 
 from stretto.cli import app
@@ -150,7 +151,8 @@ def test_command_line_writes_among_the_results_or_else_in_out(commanded: Callabl
 
 def test_command_line_measures_the_runtime_as_a_user_gets_it(commanded: Callable[[], tuple]) -> None:
     default = signature(load).parameters
-    assert commanded()[1] == Runtime(default["policy"].default, default["time_model"].default)
+    assert default["time_model"].default is None
+    assert commanded()[1] == Runtime(default["policy"].default, TIME_MODEL)
 
 
 def test_deadlines_rise_from_past_the_smallest_networks_to_past_the_largests(folder: Path) -> None:

@@ -68,6 +68,23 @@ def test_thread_that_is_switched_by_the_reading_itself_is_read_again():
     assert len(core.read) == 3
 
 
+def test_time_away_just_when_the_clocks_are_read_does_not_count():
+    core, preempted = Core(), []
+
+    def wall():
+        if preempted and preempted.pop():
+            core.away(0.004)
+        return core.wall_s
+
+    clock = ThreadClock(lambda: core.switches, wall, core.exact)
+    clock()
+    core.run(0.001)
+    preempted.append(True)
+    assert clock() == pytest.approx(7.001)
+    core.run(0.001)
+    assert clock() == pytest.approx(7.002)
+
+
 def test_each_thread_has_its_own_time():
     with ThreadPoolExecutor(1) as pool:
         other_s = pool.submit(thread_clock).result()
