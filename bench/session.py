@@ -27,7 +27,7 @@ from ..runtime.engines import make_engine
 from ..runtime.measure import measure_profile
 from ..runtime.menu import Menu, Outline
 from ..runtime.profile import Profile, profile_path
-from ..runtime.runner import Runner
+from ..runtime.runner import Moment, Runner
 from ..runtime.session import load
 from . import fresh
 from .budgets import budget_rows
@@ -173,7 +173,7 @@ def decision_rows(bundle: Bundle, profile: Profile, network: str, effort: Effort
 
 
 def _ask_often(menu: Menu, evidence: tuple[Evidence, ...], runner: Runner, slack_ms: float, repeats: int) -> None:
-    budget, stand = Budget(slack_ms), runner.begin(np.zeros(1, np.float32), menu, 0.0)
+    budget, stand = Budget(slack_ms), runner.begin(np.zeros(1, np.float32), menu, Moment(0.0, 0.0))
     for _ in range(repeats):
         runner.ask(stand, slack_ms / 1e3, budget, (evidence,))
 

@@ -34,7 +34,7 @@ class BatchRun(Course):
         self.stops: dict[int, Stop] = {}
         self.spent_mj = [0.0] * len(x)
         self.was_cut_off = False
-        self._ran = stand = runner.begin(x, request.menus.start, request.arrival)
+        self._ran = stand = runner.begin(x, request.menus.start, request.since)
         self._groups = self._part(stand, list(range(len(x))), None)
         self.start = replace(stand)
 
@@ -118,7 +118,7 @@ class BatchRun(Course):
         for sample in stopped:
             del self.stops[sample]
         start = self._offers.menus(len(stopped)).start
-        again = self._runner.begin(self._x[stopped], start, self._runner.clocks.wall())
+        again = self._runner.begin(self._x[stopped], start)
         again.spent_mj = group.stand.spent_mj
         return groups + self._part(again, stopped, None)
 

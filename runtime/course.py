@@ -11,20 +11,22 @@ from .errors import EngineError
 from .inputs import Samples
 from .menu import Exit, Menus
 from .offers import Offers
-from .runner import Failed, Reached, Runner, Stand
+from .runner import Failed, Moment, Reached, Runner, Stand
 from .watchdog import Guard, Guards
 
 
 class Request(NamedTuple):
     """`arrival`, `deadline`: seconds of `time.monotonic()`; `menus`: for its number of samples.
 
-    `aim_s`: by when to be at the last exit, so that the answer is made in time.
+    `since`: the arrival by both clocks, where the thread that asked works on it at once. `aim_s`: by when to be at the
+    last exit, so that the answer is made in time.
     """
 
     arrival: float
     deadline: float
     budget: Budget
     menus: Menus
+    since: Moment | None = None
 
     @property
     def aim_s(self) -> float:

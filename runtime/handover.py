@@ -1,7 +1,8 @@
-"""Other Python threads of this process let a step's thread go on soon after its graph has ended.
+"""Other Python threads of this process let a request's thread go on soon after each of its graphs has ended.
 
 A graph runs without the interpreter's lock, and whoever computes in Python meanwhile gives it back only when asked to
-after the switch interval, 5 ms by default: longer than many graphs run. So while one runs, that interval is short.
+after the switch interval, 5 ms by default: longer than many graphs run. So during requests that interval is short: for
+all of them, as NumPy gives the lock away as well, and with it one of them waited up to three times 5 ms.
 """
 
 import sys

@@ -206,10 +206,11 @@ class Stopwatch:
         reached_ms = [0.0]
         reached: list[Reached] = [NOTHING] * len(x)
         wall = self._runner.clocks.wall
-        started = wall()
+        since = self._runner.now()
+        started = since.at_s
         check_input(x, self._bundle.manifest.input)
         request = Request(started, math.inf, UNLIMITED, self._menus)
-        stand = self._runner.begin(x, self._menus.start, started)
+        stand = self._runner.begin(x, self._menus.start, since)
         begun = replace(stand)
         self._runner.ask(stand, request.deadline, request.budget, reached)
         begun_s = list[float]()  # of each leg, which is when the exit before it was reached

@@ -46,7 +46,7 @@ class Run(Course):
         self.reached: Reached = NOTHING
         self.exits: list[int] = []
         self._at: OperatingPoint | None = None  # the exit where it stands
-        self._stand = stand = runner.begin(x, request.menus.start, request.arrival, awake_cpu_s)
+        self._stand = stand = runner.begin(x, request.menus.start, request.since, awake_cpu_s)
         (self._choice,) = self._ask(stand, (NOTHING,))
         self.start = Stand(  # as it is now; dataclasses.replace would take longer
             x, stand.menu, stand.at_s, stand.cpu_s, stand.awake_cpu_s, stand.load, stand.predicted_ms
@@ -146,7 +146,7 @@ def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...]) -> None:
     weights once more, and a deadline that comes in between would find no exit.
     """
     zeros, start = np.zeros((1, *shape), np.float32), offers.menus(1).start
-    (first,) = runner.ask(runner.begin(zeros, start, runner.clocks.wall()), inf, UNLIMITED, (NOTHING,))
+    (first,) = runner.ask(runner.begin(zeros, start), inf, UNLIMITED, (NOTHING,))
     if isinstance(first, Step) and offers.fixed:
         offers.load(first)
         runner.engine.run(first, zeros)

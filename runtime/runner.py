@@ -53,6 +53,13 @@ class Clocks(NamedTuple):
     thread: Callable[[], float] = thread_clock
 
 
+class Moment(NamedTuple):
+    """Seconds by the wall clock, and by the clock of the thread that asks."""
+
+    at_s: float
+    cpu_s: float
+
+
 @dataclass(slots=True)
 class Stand:
     """Where samples of a request stand, and since when.
@@ -103,10 +110,14 @@ class Runner:
         # how many threads run a step just now, which are no load of others; without the runner, which nobody is to keep
         self.own_running: Callable[[], int] = lambda: len(running) * threads
 
-    def begin(self, x: Samples, menu: Menu, at_s: float, awake_cpu_s: float | None = None) -> Stand:
-        """Samples, (samples, …), at a menu since `at_s`."""
-        cpu_s = self.clocks.thread()
+    def begin(self, x: Samples, menu: Menu, since: Moment | None = None, awake_cpu_s: float | None = None) -> Stand:
+        """Samples, (samples, …), at a menu since a moment, or since now."""
+        at_s, cpu_s = since or self.now()
         return Stand(x, menu, at_s, cpu_s, cpu_s if awake_cpu_s is None else awake_cpu_s)
+
+    def now(self) -> Moment:
+        """By both clocks."""
+        return Moment(self.clocks.wall(), self.clocks.thread())
 
     def pick_up(self, stand: Stand) -> None:
         """Time went by that no step of these samples took: the next step begins now."""

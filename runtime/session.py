@@ -21,6 +21,7 @@ from .course import Request
 from .desk import Desk
 from .engines import Engine, make_engine, runnable
 from .errors import ClosedError, InputError
+from .handover import SOON
 from .inputs import Samples, budget_of, check_input
 from .memory import return_freed_memory
 from .offers import Offers
@@ -54,8 +55,8 @@ def load(
 ) -> "Session":
     """Opens a bundle and gets it ready to answer: `stretto.load("model.stretto").infer(image, budget_ms=8)`.
 
-    While one of its graphs runs, the process's other Python threads are asked to hand the interpreter over within
-    0.1 ms instead of 5 (`sys.setswitchinterval`), so that a busy one doesn't hold up answers.
+    During its requests, the process's other Python threads are asked to hand the interpreter over within 0.1 ms instead
+    of 5 (`sys.setswitchinterval`), so that a busy one doesn't hold up answers.
 
     Args:
         path: a `.stretto` file.
@@ -173,8 +174,9 @@ class Session:
             ClosedError: the session is closed or of another process.
             RuntimeError: its policy chose what isn't possible.
         """
-        request, is_batch = self._accept(x, budget_ms, deadline, budget)
-        return self._infer_batch(x, request) if is_batch else self._infer_one(x[None], request)
+        with SOON:
+            request, is_batch = self._accept(x, budget_ms, deadline, budget)
+            return self._infer_batch(x, request) if is_batch else self._infer_one(x[None], request)
 
     def refine(
         self, x: Samples, budget_ms: float | None = None, *, deadline: float | None = None, budget: Budget | None = None
@@ -239,12 +241,13 @@ class Session:
     def _accept(
         self, x: Any, budget_ms: float | None, deadline: float | None, budget: Budget | None
     ) -> tuple[Request, bool]:
-        arrival = self._clocks.wall()
+        now = self._runner.now()
+        arrival = now.at_s
         self._require_usable()
         allowed = budget_of(arrival, budget_ms, deadline, budget, self._runner.policy)
         is_batch = check_input(x, self.bundle.manifest.input, self._checks)
         menus = self._offers.menus(len(x) if is_batch else 1)
-        return Request(arrival, arrival + allowed.latency_ms / 1e3, allowed, menus), is_batch
+        return Request(arrival, arrival + allowed.latency_ms / 1e3, allowed, menus, now), is_batch
 
     def _accept_one(
         self, verb: str, x: Any, budget_ms: float | None, deadline: float | None, budget: Budget | None
@@ -253,7 +256,7 @@ class Session:
         if is_batch:
             shape = self.bundle.manifest.input.shape
             raise InputError(f"{verb} takes one sample, {shape}, and got {x.shape}; use infer")
-        return request
+        return request._replace(since=None)  # it is worked on later, maybe by another thread
 
     def _require_usable(self) -> None:
         if self._closed:
