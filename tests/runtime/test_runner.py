@@ -1,6 +1,7 @@
 """What the time model is asked and told, to the millisecond, on a clock that only the engine moves."""
 
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -292,3 +293,36 @@ def test_time_to_make_the_answer_is_kept_free_before_the_deadline(bundle):
     with Session(bundle, engine, Deadline(), profile, clocks=Clocks(clock, clock)) as session:
         assert session.infer(SAMPLE, budget_ms=3051).exits == (1, 2, 3)
         assert session.infer(SAMPLE, budget_ms=3049).exits == (1, 2)
+
+
+def test_what_a_request_does_before_its_first_step_is_its_own_time(opened, monkeypatch):
+    model = Noting()
+    session, _, clock = opened(model, policy=Straight())
+
+    def checked(x, spec, every_number):
+        clock.sleep(0.25)
+        return False
+
+    monkeypatch.setattr("stretto.runtime.session.check_input", checked)
+    session.infer(SAMPLE)
+    assert [(ran.wall_ms, ran.cpu_ms) for ran in model.told] == [(pytest.approx(3250), pytest.approx(3250))]
+
+
+def test_ticket_s_wait_for_its_turn_is_no_step_s_time(opened):
+    model = Noting()
+    session, engine, clock = opened(model)
+    first, run = Event(), engine.run
+
+    def held(step, x, cut=None):
+        first.wait(30)
+        return run(step, x, cut)
+
+    engine.run = held
+    tickets = [session.submit(SAMPLE) for _ in range(2)]
+    clock.sleep(500)
+    first.set()
+    for ticket in tickets:
+        ticket.result(30)
+    session.close()
+    second = [ran.wall_ms for ran in model.told if not ran.whole_path][3:]
+    assert second == pytest.approx([1000, 1000, 1000])
