@@ -2,7 +2,7 @@
 
 A request runs along one width and precision. One such run gives the time at every exit, so the differences within it
 are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up those of
-their their parts. What is timed from the start includes the session's check of the input and a decision of the deadline
+their parts. What is timed from the start includes the session's check of the input and a decision of the deadline
 policy. What follows at the last exit is timed apart, as any may be that: calibrated scores, what the time model is told
 and asked, another decision for each sample, and the making of the answers. Who goes on from an exit has done about as
 much there, so it's also part of the steps that don't start at the input.
