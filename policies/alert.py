@@ -63,13 +63,37 @@ class Alert(Heading):
         best = max(situation.accuracy.tolist())
         if situation.evidence and in_hand >= (best if enough is None else min(best, enough)):
             return Stop.TARGET
-        expected = self.expected(situation)
         stopping = in_hand if situation.evidence else self.q_fail
-        worth_it = [at for at, accuracy in enumerate(expected) if accuracy > stopping]
-        if worth_it:
-            chosen = _chosen(worth_it, expected, situation)
-            return Stop.ENERGY if chosen is None else situation.steps[chosen]
+        if enough is None and situation.budget.energy_mj is None and not self.interruptible:
+            highest = self._highest(situation, in_hand, stopping)
+            if highest is not None:
+                return situation.steps[highest]
+        else:
+            expected = self.expected(situation)
+            worth_it = [at for at, accuracy in enumerate(expected) if accuracy > stopping]
+            if worth_it:
+                chosen = _chosen(worth_it, expected, situation)
+                return Stop.ENERGY if chosen is None else situation.steps[chosen]
         return Stop.DEADLINE if situation.evidence else situation.steps[int(situation.finish_ms[:, -1].argmin())]
+
+    def _highest(self, situation: Situation, in_hand: float, stopping: float) -> int | None:
+        """The step of the highest q̂ above `stopping`, the soonest of equals, if there is one.
+
+        None is expected to be more accurate than it is in time, so most needn't be looked at: this is on the way of
+        every request.
+        """
+        latest_ms, levels, q_fail = situation.slack_ms - self.margin_ms, situation.levels, self.q_fail
+        accuracy, finish_ms = situation.accuracy.tolist(), situation.finish_ms.tolist()
+        highest, chosen = stopping, None
+        for at in sorted(range(len(accuracy)), key=accuracy.__getitem__, reverse=True):
+            at_best = max(accuracy[at], in_hand)
+            if at_best < highest:
+                break
+            expected = q_fail + chance_by(latest_ms, finish_ms[at], levels) * (at_best - q_fail)
+            sooner = chosen is not None and expected == highest and finish_ms[at][-1] < finish_ms[chosen][-1]
+            if expected > highest or sooner:
+                highest, chosen = expected, at
+        return chosen
 
     def expected(self, situation: Situation) -> list[float]:
         """(steps,) accuracy, q̂, that what is in hand at the deadline is expected to have, heading for that step."""

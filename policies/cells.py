@@ -12,7 +12,9 @@ from .losses import LOST_MS
 from .own import LENGTHS, OwnTimes, length_of
 from .situation import FloatArray
 
-LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+# close together where a loss of the core comes in: between the last level without one and the first with one, a policy
+# can only guess, and a guess of 4 % weighs more than what the next width is worth
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.94, 0.96, 0.97, 0.98, 0.985, 0.99)
 _FIT_AFTER, _FIT_EVERY = 2, 64  # steps: the first fit, and from then on twice as many until so many
 _MOVED = 0.15  # share of α that a correction moves before it is worth new tables
 _ANSWERS, _GRAIN_MS, _GRAIN = 256, 0.1, 0.02  # how many are kept, for what processor time and slowdown they serve

@@ -50,15 +50,17 @@ class Study(Protocol):
 class TimeModel(Protocol):
     """Predicts finish times from the profile, what ran lately, and the load. Pure: told the time, never asking for it.
 
-    Not safe from several threads at once; who owns it takes care. `finish_ms` and `observe` belong to the hot path:
-    some 20 µs. A model that needs longer to learn gives that as a `Study`.
+    Not safe from several threads at once; who owns it takes care. `finish_ms` belongs to the hot path: some 20 µs, and
+    the same array again where nothing has changed. `observe` is called soon after requests, and takes about as long. A
+    model that needs longer to learn gives that as a `Study`.
 
     `levels`: (levels,) of the quantiles that it gives, ascending, 0.5 and 0.99 among them; `looks_at_load`: whether it
-    does, so that somebody should.
+    does, so that somebody should; `learns`: whether it wants to be told of what ran.
     """
 
     levels: tuple[float, ...]
     looks_at_load: ClassVar[bool]
+    learns: ClassVar[bool] = True
 
     def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load, legs: IntArray | None = None) -> FloatArray:
         """(steps, levels) when each step's exit would be reached, from now.
@@ -95,11 +97,6 @@ def catch_up(model: TimeModel) -> None:
     while (study := model.study()) is not None:
         study.work_out()
         study.put_in_place()
-
-
-def has_studies(model: TimeModel) -> bool:
-    """Whether it ever gives one: it has a `study` of its own."""
-    return getattr(type(model), "study", TimeModel.study) is not TimeModel.study
 
 
 def legs_of(step: Step) -> int:

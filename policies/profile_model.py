@@ -14,6 +14,7 @@ class ProfileModel(TimeModel):
 
     levels: tuple[float, ...]
     looks_at_load: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
 
     def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load, legs: IntArray | None = None) -> FloatArray:
         """`idle_ms` itself."""

@@ -12,7 +12,8 @@ from .situation import Situation, Step, Stop
 Offer = tuple[Step, float, float]  # a step, when it would finish, how accurate it would be
 _FINISH_MS: Final = 1
 _ACCURACY: Final = 2
-_GAP: Final = 0.05  # between the two highest quantiles is at least this share of the highest
+_GAP: Final = 0.05  # between the quantiles that say how it goes on is at least this share of the highest
+_TIMES_LEFT: Final = 4.0  # as much as at the highest is left at the one that it is compared with, about
 
 
 def most_accurate(situation: Situation, finish_ms: Sequence[float], latest_ms: float) -> Step | Stop:
@@ -70,7 +71,8 @@ def chance_by(slack_ms: float, finish_ms: Sequence[float], levels: Sequence[floa
     """Probability that a time with these quantiles is at most `slack_ms`: linear between them, cautious beyond.
 
     Below the lowest quantile it falls in proportion to the time. Above the highest, as much of the rest is done in the
-    time between the two highest as there, and where these (nearly) coincide, as those of few samples do, in 5 % of it.
+    time between the highest and the one where a few times as much was left as there, and where these (nearly) coincide,
+    as those of few samples do, in 5 % of it.
 
     Args:
         finish_ms: (levels,) quantiles, > 0, that don't fall.
@@ -107,8 +109,10 @@ def quantile(level: float, finish_ms: Sequence[float], levels: Sequence[float]) 
 
 def _tail(finish_ms: Sequence[float], levels: Sequence[float]) -> tuple[float, float]:
     """From the highest quantile on, every so many milliseconds this share is left of what was to come."""
-    before_ms, before = (finish_ms[-2], levels[-2]) if len(levels) > 1 else (0.0, 0.0)
-    return max(finish_ms[-1] - before_ms, _GAP * finish_ms[-1]), (1 - levels[-1]) / (1 - before)
+    left = 1 - levels[-1]
+    lower = bisect_right(levels, 1 - _TIMES_LEFT * left + 1e-9) - 1
+    before_ms, before = (finish_ms[lower], levels[lower]) if lower >= 0 else (0.0, 0.0)
+    return max(finish_ms[-1] - before_ms, _GAP * finish_ms[-1]), left / (1 - before)
 
 
 def _soonest(offers: list[Offer]) -> Step:

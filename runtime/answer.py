@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Stop
 from .course import Request
-from .runner import Reached, Stand
+from .runner import Reached, Start
 
 
 # not frozen, which would take 1.2 µs of some 11 that a request spends in Python
@@ -52,7 +52,7 @@ def make_answer(
     median: int,
     wall: Callable[[], float],
     request: Request,
-    start: Stand,
+    start: Start,
     reached: Reached,
     exits: Sequence[int],
     stopped_by: Stop | None,
@@ -84,7 +84,7 @@ def make_answer(
     )
 
 
-def _expected_ms(request: Request, start: Stand, point: OperatingPoint, median: int) -> float:
+def _expected_ms(request: Request, start: Start, point: OperatingPoint, median: int) -> float:
     row = start.menu.rows.get(point.whole_way)
     if row is None or start.predicted_ms is None:  # not on the menu there: what the profile says
         return request.menus.exits[point].expected_ms

@@ -1,6 +1,5 @@
 """Several samples of one request, which go on together as long as the policy chooses the same for them."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..policies.situation import Evidence, OperatingPoint, Step, Stop
@@ -8,7 +7,7 @@ from .course import Course, Request
 from .engines.cut import CutOff
 from .inputs import Samples
 from .offers import Offers
-from .runner import NOTHING, Failed, Reached, Runner, Stand
+from .runner import NOTHING, Failed, Reached, Runner, Stand, start_of
 from .watchdog import Guards
 
 
@@ -36,7 +35,7 @@ class BatchRun(Course):
         self.was_cut_off = False
         self._ran = stand = runner.begin(x, request.menus.start, request.since)
         self._groups = self._part(stand, list(range(len(x))), None)
-        self.start = replace(stand)
+        self.start = start_of(stand)
 
     def finish(self) -> None:
         """Runs until all samples have stopped."""

@@ -1,11 +1,11 @@
 """Measures a profile: the steps' times on this device, on the very code that answers requests.
 
-A request runs along one width and precision. One such run gives the time at every exit, so the differences within it
-are one sample of every step that starts at one of its exits: quantiles of spans can't be had by adding up those of
-their parts. What is timed from the start includes the session's check of the input and a decision of the deadline
-policy. What follows at the last exit is timed apart, as any may be that: calibrated scores, what the time model is told
-and asked, another decision for each sample, and the making of the answers. Who goes on from an exit has done about as
-much there, so it's also part of the steps that don't start at the input.
+A request runs along one width and precision, to its first target in one graph, from there on exit by exit. A run exit
+by exit gives the time at each of them, so the differences within it are one sample of every step that starts at one of
+its exits: quantiles of spans can't be had by adding up those of their parts. What is timed from the start includes the
+session's check of the input and a decision of the deadline policy. What follows at the last exit is timed apart, as any
+may be that: calibrated scores, another decision for each sample, and the making of the answers. Who goes on from an
+exit has done about as much there, so it's also part of the steps that don't start at the input.
 """
 
 import math
@@ -13,10 +13,9 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +29,9 @@ from .course import Request
 from .energy import EnergyMeter, Power, open_meter
 from .engines import Engine, make_engine, runnable
 from .inputs import UNLIMITED, Samples, check_input
-from .menu import Outline, legs, spans, starts, ways
+from .menu import Outline, legs, spans, ways
 from .profile import BACK_TO_BACK, PACED, Profile, cached_profile, device_key, profile_path
-from .runner import NOTHING, Clocks, Reached, Runner
+from .runner import NOTHING, Clocks, Reached, Runner, start_of
 from .thread_clock import thread_clock
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)
@@ -40,7 +39,7 @@ RUNS = {BACK_TO_BACK: 10, PACED: 5}  # of each path in each round: 20 rounds giv
 PAUSE_S = (0.005, 0.020)  # before a paced run: from a scheduler's slice to a frame
 WARM_UP_ROUNDS = 25
 WATCHED_S = 1.0  # under an energy meter: long beside the steps in which its counter moves
-Way = tuple[float, str]
+Route = tuple[Step, ...]  # from the input, each from where the one before it ended
 
 
 def measure_profile(
@@ -70,13 +69,13 @@ def measure_profile(
     stopwatch.watch(meter)
     pauses = random.Random(0)
     for done, (turn, batch) in enumerate(product(range(rounds), sizes), start=1):
-        for way in stopwatch.turned(turn):
+        for route in stopwatch.turned(turn):
             for _ in range(RUNS[BACK_TO_BACK]):
-                stopwatch.sample(way, batch, BACK_TO_BACK)
+                stopwatch.sample(route, batch, BACK_TO_BACK)
         for run in range(RUNS[PACED]):
-            for way in stopwatch.turned(turn + run):
+            for route in stopwatch.turned(turn + run):
                 time.sleep(pauses.uniform(*PAUSE_S))
-                stopwatch.sample(way, batch, PACED)
+                stopwatch.sample(route, batch, PACED)
         progress(done, rounds * len(sizes))
     return stopwatch.profile("measured", sizes, meter.power)
 
@@ -110,30 +109,36 @@ def kept_profile(bundle: Bundle, engine: str = "onnx", threads: int = 1) -> Prof
 
 
 def warm_up_profile(engine: Engine, bundle: Bundle, limit_s: float = 0.3) -> Profile:
-    """Loads all steps, then times each once after a pause and once right after that, again until `limit_s` is over.
+    """Loads all legs, then times each once after a pause and once right after that, again until `limit_s` is over.
 
-    A stopgap for a bundle that was never profiled here: with so few samples the upper quantiles are their maximum, and
-    the power is assumed.
+    A stopgap for a bundle that was never profiled here: with so few samples the upper quantiles are their maximum, the
+    power is assumed, and graphs that go to an exit in one are taken to need as long as their legs.
     """
-    stopwatch = Stopwatch(engine, bundle)
+    stopwatch = Stopwatch(engine, bundle, legs_only=True)
     stopwatch.load([1])
     started = time.perf_counter()
     for turn in range(WARM_UP_ROUNDS):
         if turn and time.perf_counter() - started > limit_s:
             break
-        for way in stopwatch.turned(turn):
+        for route in stopwatch.turned(turn):
             time.sleep(PAUSE_S[0])
-            stopwatch.sample(way, 1, PACED)
-            stopwatch.sample(way, 1, BACK_TO_BACK)
+            stopwatch.sample(route, 1, PACED)
+            stopwatch.sample(route, 1, BACK_TO_BACK)
     return stopwatch.profile("warm-up", [1], open_meter(threads=engine.threads).power)
 
 
 class Stopwatch:
-    """Runs an engine along every way (width and precision) and keeps what the steps took."""
+    """Runs an engine along every way (width and precision) and keeps what the steps took.
 
-    def __init__(self, engine: Engine, bundle: Bundle):
+    `routes`: what is run one after the other in a request. Exit by exit along each way; and to each exit in one graph,
+    unless `legs_only`: then what that takes is taken to be what its legs do.
+    """
+
+    def __init__(self, engine: Engine, bundle: Bundle, legs_only: bool = False):
         manifest = bundle.manifest
-        self.legs = {way: legs(manifest, *way) for way in ways(manifest)}
+        by_exit = [legs(manifest, *way) for way in ways(manifest)]
+        self._in_one = [] if legs_only else [(step,) for way in ways(manifest) for step in spans(manifest, *way)[1:]]
+        self.routes: list[Route] = [*by_exit, *self._in_one]
         self._engine, self._bundle = engine, bundle
         clocks = Clocks(lambda: time.perf_counter(), thread_clock)
         self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
@@ -145,36 +150,36 @@ class Stopwatch:
         self._answered_ms: dict[tuple[int, str], list[float]] = defaultdict(list)
 
     def load(self, batches: Sequence[int]) -> None:
-        """Loads the legs and runs each once, so that what only a first run does isn't timed."""
+        """Loads the graphs and runs each once, so that what only a first run does isn't timed."""
         for batch in batches:
             shape = (batch, *self._bundle.manifest.input.shape)
             self._inputs[batch] = np.random.default_rng(0).standard_normal(shape, np.float32)
-            for way in self.legs:
-                self._run(way, self._inputs[batch])
+            for route in self.routes:
+                self._run(route, self._inputs[batch])
 
     def watch(self, meter: EnergyMeter) -> None:
-        """Runs all ways, again until `WATCHED_S` is over, for a meter to read; nothing where there is none."""
+        """Runs all routes, again until `WATCHED_S` is over, for a meter to read; nothing where there is none."""
         if not meter.is_there:
             return
         x = next(iter(self._inputs.values()))
         with meter.watching():
             until_s = time.perf_counter() + WATCHED_S
             while time.perf_counter() < until_s:
-                for way in self.legs:
-                    self._run(way, x)
+                for route in self.routes:
+                    self._run(route, x)
 
-    def turned(self, turn: int) -> list[Way]:
-        """All ways, beginning with another one each turn."""
-        order = list(self.legs)
-        start = turn % len(order)
-        return order[start:] + order[:start]
+    def turned(self, turn: int) -> list[Route]:
+        """All routes, beginning with another one each turn."""
+        start = turn % len(self.routes)
+        return self.routes[start:] + self.routes[:start]
 
-    def sample(self, way: Way, batch: int, pacing: str) -> None:
-        """One request along `way`: one sample of every step on it."""
-        reached_ms, answered_ms = self._run(way, self._inputs[batch])
-        for first in starts(self._bundle.manifest):
-            for step in spans(self._bundle.manifest, *way, first):
-                took_ms = reached_ms[step.depth] - reached_ms[max(first - 1, 0)] + (answered_ms if first else 0.0)
+    def sample(self, route: Route, batch: int, pacing: str) -> None:
+        """One request along a route: one sample of every step on it, but of those that are run in one graph."""
+        reached_ms, answered_ms = self._run(route, self._inputs[batch])
+        for begin, end in combinations(range(len(reached_ms)), 2):
+            step = route[end - 1]._replace(first=route[begin].first)
+            if begin or len(route) == 1 or end == 1 or not self._in_one:
+                took_ms = reached_ms[end] - reached_ms[begin] + (answered_ms if begin else 0.0)
                 self._samples_ms[step, batch, pacing].append(took_ms)
         self._answered_ms[batch, pacing].append(answered_ms)
 
@@ -201,8 +206,8 @@ class Stopwatch:
             power=power,
         )
 
-    def _run(self, way: Way, x: Samples) -> tuple[list[float], float]:
-        """One request of `x`'s samples: milliseconds to the start (0), exit 1, exit 2, …; then, on to the answer."""
+    def _run(self, route: Route, x: Samples) -> tuple[list[float], float]:
+        """One request of `x`'s samples: milliseconds to the start (0), and each exit; then, on to the answer."""
         reached_ms = [0.0]
         reached: list[Reached] = [NOTHING] * len(x)
         wall = self._runner.clocks.wall
@@ -211,11 +216,11 @@ class Stopwatch:
         check_input(x, self._bundle.manifest.input)
         request = Request(started, math.inf, UNLIMITED, self._menus)
         stand = self._runner.begin(x, self._menus.start, since)
-        begun = replace(stand)
         self._runner.ask(stand, request.deadline, request.budget, reached)
-        begun_s = list[float]()  # of each leg, which is when the exit before it was reached
-        whole = self.legs[way][-1]._replace(first=0)
-        _, evidence = self._runner.take(stand, whole, self.legs[way], lambda: begun_s.append(wall()))
+        begun = start_of(stand)
+        begun_s = list[float]()  # of each part, which is when the exit before it was reached
+        whole = route[-1]._replace(first=0)
+        _, evidence = self._runner.take(stand, whole, route, lambda: begun_s.append(wall()))
         reached_ms += [(at_s - started) * 1e3 for at_s in [*begun_s[1:], stand.at_s]]
         reached = [(seen,) for seen in evidence]
         self._runner.ask(stand, request.deadline, request.budget, reached)

@@ -22,7 +22,7 @@ class Menu:
 
     `idle_ms`: (steps, levels of the profile) from here to each step's exit on the idle device; `accuracy`: (steps,);
     `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays;
-    `on_way`: the places of the exits on its way, itself the last; `graphs`: (steps,) how many there are of them.
+    `on_way`: the places of the exits on its way, itself the last; `graphs`: (steps,) how many it is run as.
     `soonest_ms`: in which half of the requests would be at one of the exits, on the idle device.
     `energy_mj`: (steps,) of each sample, by the profile's median and power.
     """
@@ -138,11 +138,12 @@ class Outline:
 
     Args:
         failed: points whose exits nothing leads to any more.
+        whole: steps that are run as one graph; all others exit by exit.
     """
 
-    def __init__(self, manifest: Manifest, failed: Collection[OperatingPoint] = ()):
+    def __init__(self, manifest: Manifest, failed: Collection[OperatingPoint] = (), whole: Collection[Step] = ()):
         self.steps = all_steps(manifest)
-        self._failed, self._at = failed, {step: at for at, step in enumerate(self.steps)}
+        self._failed, self._whole, self._at = failed, whole, {step: at for at, step in enumerate(self.steps)}
         # what lies behind an exit comes before it
         self._points = {record.point: record for record in sorted(manifest.points, key=lambda record: -record.depth)}
         self._behind: dict[OperatingPoint, Place] = {}
@@ -151,13 +152,18 @@ class Outline:
         self._start = self._place(tuple(step for way in ways(manifest) for step in spans(manifest, *way)))
         self._kept: dict[tuple[Step, ...], Place] = {self._start.steps: self._start}
 
-    def menus(self, times: FloatArray, median: int, whole: bool = True, watts: float = 0.0) -> Menus:
+    def targets(self, times: FloatArray, median: int) -> tuple[Step, ...]:
+        """What is worth heading for from the start; arguments as of `menus`."""
+        start = self._start
+        return unbeaten(start.steps, start.accuracy, times[start.at][:, [median, -1]])
+
+    def menus(self, times: FloatArray, median: int, every: bool = True, watts: float = 0.0) -> Menus:
         """What requests of one number of samples choose from.
 
         Args:
             times: (`steps`, levels) milliseconds from where each step starts to its exit, on the idle device.
             median: the place of 0.5 among the levels.
-            whole: also offer at the start what isn't worth it, see `worthwhile`.
+            every: also offer at the start what isn't worth it, see `worthwhile`.
             watts: power while these steps run, each sample's share of it.
         """
         energy_mj = times[:, median] * watts
@@ -172,11 +178,10 @@ class Outline:
         for point, record in self._points.items():
             expected_ms = float(times[self._at[point.whole_way], median])
             exits[point] = Exit(record, point, expected_ms, menu(self._behind[point]))
-        return Menus(menu(self._start if whole else self._worthwhile(times, median)), exits)
+        return Menus(menu(self._start if every else self._worthwhile(times, median)), exits)
 
     def _worthwhile(self, times: FloatArray, median: int) -> Place:
-        start = self._start
-        steps = worthwhile(start.steps, start.accuracy, times[start.at][:, [median, -1]])
+        steps = worthwhile(self._start.steps, self.targets(times, median))
         if steps not in self._kept:
             self._kept[steps] = self._place(steps)
         return self._kept[steps]
@@ -187,7 +192,7 @@ class Outline:
         accuracy = np.array([self._points[step.point].accuracy for step in steps])
         at = np.array([self._at[step] for step in steps], np.intp)
         on_way = _on_way(steps)
-        graphs = np.array([len(on_way[step]) for step in steps], np.intp)
+        graphs = np.array([1 if step in self._whole else len(on_way[step]) for step in steps], np.intp)
         return Place(steps, accuracy, self._legs(steps), _rows(steps), on_way, graphs, at)
 
     def _legs(self, steps: tuple[Step, ...]) -> dict[Step, tuple[Step, ...]]:
@@ -201,13 +206,10 @@ class Outline:
         return legs
 
 
-def worthwhile(steps: tuple[Step, ...], accuracy: FloatArray, times: FloatArray) -> tuple[Step, ...]:
-    """The steps from the start without those that another beats: as accurate, and as soon at the median and the top.
-
-    One that is beaten stays where it lies on the way to one that isn't: passing its exit is the answer in hand there.
+def unbeaten(steps: tuple[Step, ...], accuracy: FloatArray, times: FloatArray) -> tuple[Step, ...]:
+    """The steps without those that another beats: as accurate, and as soon at the median and the top.
 
     Args:
-        steps: those of a way nearest exit first.
         accuracy: (steps,)
         times: (steps, 2) at the median and at the top.
     """
@@ -215,7 +217,14 @@ def worthwhile(steps: tuple[Step, ...], accuracy: FloatArray, times: FloatArray)
     as_good = (others >= accuracy[:, None]) & (times[None] <= later).all(axis=2)
     better = (others > accuracy[:, None]) | (times[None] < later).any(axis=2)
     is_beaten = np.any(as_good & better, axis=1)
-    deepest = {_way(step): step.depth for row, step in enumerate(steps) if not is_beaten[row]}
+    return tuple(step for step, beaten in zip(steps, is_beaten, strict=True) if not beaten)
+
+
+def worthwhile(steps: tuple[Step, ...], targets: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps that lie on the way to any of the targets: passing their exits is the answer in hand there."""
+    deepest: dict[Way, int] = {}
+    for target in targets:
+        deepest[_way(target)] = max(target.depth, deepest.get(_way(target), 0))
     return tuple(step for step in steps if step.depth <= deepest.get(_way(step), 0))
 
 

@@ -1,7 +1,7 @@
 """What a session offers its requests: the menus for any number of samples, less what its engine failed at."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from threading import Lock
 from typing import NamedTuple
@@ -35,9 +35,10 @@ class Offers:
 
     def __init__(self, name: str, manifest: Manifest, profile: Profile, engine: Engine, fixed: bool):
         self._name, self._manifest, self._profile, self._engine, self.fixed = name, manifest, profile, engine, fixed
+        self._median = profile.levels.index(0.5)
         self.failures: dict[OperatingPoint, Failures] = {}
         self._failing = Lock()
-        self._loaded: set[Step] = set()
+        self._whole: frozenset[Step] = frozenset()
         self._outlined = lru_cache(maxsize=64)(self._outline)
         self._renew()
 
@@ -59,13 +60,21 @@ class Offers:
         return f"engine {self._engine.name!r} of {self._name} failed at {points}"
 
     def parts(self, menu: Menu, step: Step) -> tuple[Step, ...]:
-        """What to run for a step of the menu: its legs, or it alone where its graph is loaded."""
-        return (step,) if step in self._loaded else menu.legs[step]
+        """What to run for a step of the menu: it alone where its graph is loaded, or else its legs."""
+        return (step,) if step in self._whole else menu.legs[step]
 
-    def load(self, step: Step) -> None:
-        """Gets a step's own graph, which holds all its weights once more."""
-        self._engine.load(step)
-        self._loaded.add(step)
+    def targets(self) -> tuple[Step, ...]:
+        """What one sample may be headed for from the start, by any policy but a fixed one; to be loaded."""
+        outline, times = self._outlined(frozenset())
+        return outline.targets(times(1), self._median)
+
+    def load(self, steps: Iterable[Step]) -> None:
+        """Gets graphs that go to their exits in one, without a look at the clock; they hold all their weights anew."""
+        for step in steps:
+            self._engine.load(step)
+        self._whole |= frozenset(steps)
+        self._outlined.cache_clear()
+        self._renew()
 
     def _renew(self) -> None:
         self.menus = lru_cache(maxsize=64)(partial(self._make, self.failures))
@@ -73,11 +82,10 @@ class Offers:
     def _make(self, failures: dict[OperatingPoint, Failures], samples: int) -> Menus:
         failed = frozenset(point for point, of in failures.items() if of.samples <= samples)
         outline, times = self._outlined(failed)
-        median, watts = self._profile.levels.index(0.5), self._profile.power.watts / samples
-        menus = outline.menus(times(samples), median, self.fixed, watts)
+        menus = outline.menus(times(samples), self._median, self.fixed, self._profile.power.watts / samples)
         return menus._replace(answer_ms=self._profile.answer_ms(samples))
 
     def _outline(self, failed: frozenset[OperatingPoint]) -> tuple[Outline, Callable[[int], FloatArray]]:
         """What is left without those points, and what gives its times."""
-        outline = Outline(self._manifest, failed)
+        outline = Outline(self._manifest, failed, self._whole)
         return outline, self._profile.idle_times(outline.steps)

@@ -52,7 +52,7 @@ def chosen_profile(profile: str | os.PathLike[str] | Profile, bundle: Bundle, en
             bundle.path,
         )
         return warm_up_profile(engine, bundle)
-    Stopwatch(engine, bundle).load([1])
+    Stopwatch(engine, bundle, legs_only=True).load([1])
     return found
 
 

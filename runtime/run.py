@@ -1,5 +1,6 @@
 """One sample on its way from exit to exit."""
 
+from collections.abc import Sequence
 from math import inf
 
 import numpy as np
@@ -9,7 +10,7 @@ from .course import Course, Request
 from .engines.cut import Cut, CutOff
 from .inputs import UNLIMITED, Samples
 from .offers import Offers
-from .runner import NOTHING, Failed, Reached, Runner, Stand
+from .runner import NOTHING, Failed, Reached, Runner, start_of
 from .watchdog import Guards
 
 
@@ -48,9 +49,7 @@ class Run(Course):
         self._at: OperatingPoint | None = None  # the exit where it stands
         self._stand = stand = runner.begin(x, request.menus.start, request.since, awake_cpu_s)
         (self._choice,) = self._ask(stand, (NOTHING,))
-        self.start = Stand(  # as it is now; dataclasses.replace would take longer
-            x, stand.menu, stand.at_s, stand.cpu_s, stand.awake_cpu_s, stand.load, stand.predicted_ms
-        )
+        self.start = start_of(stand)
         self._steps, self._is_path = 0, True  # whether nothing but steps that follow each other took the time
         self._cut_off: Step | None = None
 
@@ -102,13 +101,13 @@ class Run(Course):
             (self._choice,) = self._ask(self._stand, (self.reached,))
 
     def end(self) -> None:
-        """Calls the guard off, and tells the time model of the whole path, if it was one of several steps."""
+        """Calls the guard off, and notes the whole path for the time model, if it was one of several steps."""
         super().end()
         last = self._cut_off or self._at
         if self._is_path and last is not None and self._steps + self.was_cut_off > 1:
             way = Step(0, last.depth, last.width, last.precision)
             if way in self.start.menu.rows:
-                self._runner.tell_path(self.start, self._stand, way, self.was_cut_off)
+                self._runner.note_path(self.start, self._stand, way, self.was_cut_off)
 
     def _pass(self) -> None:
         passed = self._stand.passed
@@ -139,14 +138,16 @@ class Run(Course):
             (self._choice,) = self._ask(self._stand, (self.reached,))
 
 
-def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...]) -> None:
+def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...], exit_by_exit: bool) -> None:
     """One request's first decision: a policy that doesn't fit the bundle fails here.
 
-    The graph of a fixed point's span is loaded. Other policies' spans are run leg by leg: their graphs would hold all
-    weights once more, and a deadline that comes in between would find no exit.
+    Then what is worth heading for is loaded as one graph each and run once, as what only a first run does is no
+    request's to wait for. `exit_by_exit`: nothing is, but for the graph of a fixed point.
     """
     zeros, start = np.zeros((1, *shape), np.float32), offers.menus(1).start
     (first,) = runner.ask(runner.begin(zeros, start), inf, UNLIMITED, (NOTHING,))
-    if isinstance(first, Step) and offers.fixed:
-        offers.load(first)
-        runner.engine.run(first, zeros)
+    targets: Sequence[Step] = () if exit_by_exit else offers.targets()
+    steps = [first] if isinstance(first, Step) and offers.fixed else targets
+    offers.load(steps)
+    for step in steps:
+        runner.engine.run(step, zeros)

@@ -1,5 +1,6 @@
 """Runs steps and decides between them: engine, time model and policy together, with the clocks that they are told."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -7,7 +8,7 @@ from time import monotonic
 from typing import NamedTuple, Protocol
 
 from ..policies import looks_at_energy
-from ..policies.latency import Ran, TimeModel
+from ..policies.latency import Ran, Study, TimeModel
 from ..policies.load import UNKNOWN, Load
 from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
 from .engines import Engine
@@ -20,6 +21,8 @@ from .thread_clock import thread_clock
 
 Reached = tuple[Evidence, ...]  # by one sample, oldest first
 NOTHING: Reached = ()
+_DECISIONS = 64  # that are kept
+_UNTOLD = 64  # notes at most: who makes one more tells the model of them
 
 
 class Sensing(Protocol):
@@ -87,10 +90,32 @@ class Stand:
     spent_mj: float = 0.0
 
 
+class Start(NamedTuple):
+    """A stand as it was at its request's first decision; see `Stand`."""
+
+    menu: Menu
+    at_s: float
+    cpu_s: float
+    awake_cpu_s: float
+    load: Load
+    predicted_ms: FloatArray | None
+
+
+class Note(NamedTuple):
+    """What the model is yet to be told of: a step, or a path of them, that began at `start` and ended at `end`."""
+
+    step: Step
+    start: Start
+    end: Moment
+    cut_off: bool
+    whole_path: bool
+
+
 class Runner:
     """The one place where steps are run, timed and chosen; for any number of threads.
 
-    The model isn't safe from several threads, so one lock guards it, which is never held while a graph runs.
+    The model isn't safe from several threads, so one lock guards it, which is never held while a graph runs. It is told
+    of what ran by `learn`, which takes longer than a request should wait. `learns`: whether it wants to be told.
     """
 
     def __init__(
@@ -101,10 +126,16 @@ class Runner:
         clocks: Clocks = Clocks(),
     ):
         self.engine, self.policy, self.model = engine, policy, model
+        # a model of somebody's own may lack both
+        self.learns = bool(getattr(model, "learns", TimeModel.learns))
+        self._study: Callable[[], Study | None] = getattr(model, "study", lambda: None)
         self.sensors: Sensing = BLIND
         self.clocks = clocks
         self._looks_at_energy = looks_at_energy(policy)
         self._learning = Lock()
+        self._notes: deque[Note] = deque()
+        # first decisions: of equal situations, which policies decide equally; beside what the model said there
+        self._decided: dict[tuple[float, Budget], tuple[FloatArray, Step | Stop]] = {}
         running = self._running = set[int]()  # a set, as its additions and removals need no lock
         threads = engine.threads
         # how many threads run a step just now, which are no load of others; without the runner, which nobody is to keep
@@ -149,15 +180,33 @@ class Runner:
         slack_ms = (deadline - stand.at_s) * 1e3
         if slack_ms < menu.soonest_ms and all(reached):
             return [Stop.DEADLINE] * len(reached)
-        finish_ms, choices = self.predict(stand), list[Step | Stop]()
+        finish_ms = self.predict(stand)
+        if len(reached) == 1 and not reached[0]:
+            return [self._first(stand, slack_ms, budget, finish_ms)]
+        return [self._choose(stand, slack_ms, budget, seen, finish_ms) for seen in reached]
+
+    def _first(self, stand: Stand, slack_ms: float, budget: Budget, finish_ms: FloatArray) -> Step | Stop:
+        """A request's first choice, which is often the same: applications have one budget, and times change seldom."""
+        key = round(slack_ms, 3), budget
+        known = self._decided.get(key)
+        if known is not None and known[0] is finish_ms and (isinstance(known[1], Stop) or known[1] in stand.menu.after):
+            return known[1]
+        choice = self._choose(stand, slack_ms, budget, NOTHING, finish_ms)
+        if len(self._decided) >= _DECISIONS:
+            self._decided.clear()
+        self._decided[key] = finish_ms, choice
+        return choice
+
+    def _choose(
+        self, stand: Stand, slack_ms: float, budget: Budget, seen: Reached, finish_ms: FloatArray
+    ) -> Step | Stop:
+        menu = stand.menu
         energy_mj = menu.energy_mj if self._looks_at_energy else None
-        for seen in reached:
-            situation = Situation(
-                slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy,
-                energy_mj=energy_mj, spent_mj=stand.spent_mj,
-            )  # fmt: skip
-            choices.append(menu.choose(self.policy, situation))
-        return choices
+        situation = Situation(
+            slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy,
+            energy_mj=energy_mj, spent_mj=stand.spent_mj,
+        )  # fmt: skip
+        return menu.choose(self.policy, situation)
 
     def ends_ms(self, stand: Stand, step: Step) -> list[float]:
         """By when the exits on a step's way, itself the last, are reached as good as surely: the highest level."""
@@ -205,12 +254,12 @@ class Runner:
                     step, parts = step._replace(depth=exit.point.depth), parts[: number + 1]
                     break
         except CutOff:
-            self._tell(stand, step, cut_off=True)
+            self._note_step(stand, step, cut_off=True)
             raise
         finally:
             self._running.discard(id(stand))
             stand.spent_mj += stand.menu.taken_mj(step, parts, len(passed))
-        self._tell(stand, step)
+        self._note_step(stand, step)
         stand.menu = menu
         return exit, exit.read(logits)
 
@@ -225,38 +274,54 @@ class Runner:
             raise Failed(step.point, error) from error
 
     def study(self) -> None:
-        """Lets the model work out what it has noted, which takes a while that no request waits for."""
+        """Lets the model work out what it was told, which takes a while that no request waits for."""
         with self._learning:
-            study = self.model.study()
+            study = self._study()
         if study is not None:
             with SOON:
                 study.work_out()
             with self._learning:
                 study.put_in_place()
 
-    def tell_path(self, start: Stand, end: Stand, step: Step, cut_off: bool) -> None:
-        """Tells the model of a whole path, as one step from where it started; `start` as it was at its decision."""
-        self._observe(start, step, end.at_s, end.cpu_s, cut_off, whole_path=True)
+    def learn(self) -> None:
+        """Tells the model of all that ran since the last time."""
+        while self._notes:
+            with self._learning:  # for each anew, so that a request needn't wait for all
+                if self._notes:
+                    self.model.observe(self._ran(self._notes.popleft()))
 
-    def _tell(self, stand: Stand, step: Step, cut_off: bool = False) -> None:
-        at_s, cpu_s = self.clocks.wall(), self.clocks.thread()
-        self._observe(stand, step, at_s, cpu_s, cut_off)
-        stand.at_s, stand.cpu_s = at_s, cpu_s
+    def note_path(self, start: Start, end: Stand, step: Step, cut_off: bool) -> None:
+        """Of a whole path, as one step from where it started."""
+        self._note(Note(step, start, Moment(end.at_s, end.cpu_s), cut_off, True))
 
-    def _observe(
-        self, stand: Stand, step: Step, at_s: float, cpu_s: float, cut_off: bool, whole_path: bool = False
-    ) -> None:
-        row = stand.menu.rows[step]
-        ran = Ran(
-            step,
-            stand.menu.idle_ms[row],
-            (stand.cpu_s - stand.awake_cpu_s) * 1e3,
-            (cpu_s - stand.cpu_s) * 1e3 if self.engine.in_caller else None,
-            (at_s - stand.at_s) * 1e3,
-            stand.load,
-            cut_off,
-            None if stand.predicted_ms is None else stand.predicted_ms[row],
-            whole_path,
+    def _note_step(self, stand: Stand, step: Step, cut_off: bool = False) -> None:
+        """Of a step that began at `stand`, which ends now."""
+        now = Moment(self.clocks.wall(), self.clocks.thread())
+        self._note(Note(step, start_of(stand), now, cut_off, False))
+        stand.at_s, stand.cpu_s = now
+
+    def _note(self, note: Note) -> None:
+        if self.learns:
+            self._notes.append(note)
+            if len(self._notes) >= _UNTOLD:
+                self.learn()
+
+    def _ran(self, note: Note) -> Ran:
+        """As the model is told of it."""
+        start, row = note.start, note.start.menu.rows[note.step]
+        return Ran(
+            note.step,
+            start.menu.idle_ms[row],
+            (start.cpu_s - start.awake_cpu_s) * 1e3,
+            (note.end.cpu_s - start.cpu_s) * 1e3 if self.engine.in_caller else None,
+            (note.end.at_s - start.at_s) * 1e3,
+            start.load,
+            note.cut_off,
+            None if start.predicted_ms is None else start.predicted_ms[row],
+            note.whole_path,
         )
-        with self._learning:
-            self.model.observe(ran)
+
+
+def start_of(stand: Stand) -> Start:
+    """The stand as it is."""
+    return Start(stand.menu, stand.at_s, stand.cpu_s, stand.awake_cpu_s, stand.load, stand.predicted_ms)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..policies.fixed import Fixed
-from ..policies.latency import TimeModel, has_studies
+from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
 from ..policies.situation import Budget, OperatingPoint, Policy
 from .answer import Answer, make_answer
@@ -52,6 +52,7 @@ def load(
     time_model: str | TimeModel | None = None,
     sensors: bool | Sensing | None = None,
     priority: str = "normal",
+    exit_by_exit: bool = False,
 ) -> "Session":
     """Opens a bundle and gets it ready to answer: `stretto.load("model.stretto").infer(image, budget_ms=8)`.
 
@@ -74,6 +75,9 @@ def load(
             looks at it.
         priority: "high" asks the system to run the thread of `submit` before others; the session's `priority` says
             what it granted.
+        exit_by_exit: let `infer` look at the clock at every exit. By default it goes to its first target in one graph,
+            which is quicker, but can't stop on the way: better where stages take no longer than what may delay them,
+            a few milliseconds. Those graphs hold their weights once more.
 
     Raises:
         BundleError: the file can't be used.
@@ -87,7 +91,7 @@ def load(
         times = chosen_profile(profile, bundle, runner)
         model = chosen_model(time_model or usual_model(chosen), times)
         watched = model.looks_at_load if sensors is None else sensors
-        session = Session(bundle, runner, chosen, times, checks, model, watched, priority)
+        session = Session(bundle, runner, chosen, times, checks, model, watched, priority, exit_by_exit=exit_by_exit)
     except BaseException:
         runner.close()
         raise
@@ -113,6 +117,7 @@ class Session:
         sensors: bool | Sensing = False,
         priority: str = "normal",
         clocks: Clocks = Clocks(),
+        exit_by_exit: bool = False,
     ):
         profile.check(bundle)
         self.bundle, self.profile = bundle, profile
@@ -120,7 +125,7 @@ class Session:
         self._checks, self._clocks = checks, clocks
         self._pid, self._closed = os.getpid(), False
         self._runner = runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
-        self._student = Student(f"stretto-student-{bundle.path.stem}", runner) if has_studies(runner.model) else None
+        self._student = Student(f"stretto-student-{bundle.path.stem}", runner) if runner.learns else None
         self._tally = Tally(self._student.request_ended) if self._student else Tally()
         self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed=isinstance(policy, Fixed))
         self._watchdog = Watchdog(f"stretto-watchdog-{bundle.path.stem}", clocks.wall)
@@ -129,7 +134,7 @@ class Session:
         self._desk = Desk(worker, self._watchdog, self._tally)
         median = self._runner.model.levels.index(0.5)
         self._make_answer = partial(make_answer, bundle.manifest.classes, median, clocks.wall)
-        rehearse(self._runner, self._offers, bundle.manifest.input.shape)
+        rehearse(self._runner, self._offers, bundle.manifest.input.shape, exit_by_exit)
         self._sensors: Sensors | None = None
         if sensors is True:
             self._sensors = sensors = Sensors(own_running=self._runner.own_running).start()

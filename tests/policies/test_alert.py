@@ -158,6 +158,15 @@ def test_choice_after_an_exit_is_expected_to_beat_what_is_in_hand(now, interrupt
         assert policy.expected(now)[now.steps.index(target)] > best
 
 
+@given(now=situations())
+def test_choice_is_the_step_of_the_highest_expected_accuracy(now):
+    now = replace(now, budget=Budget(now.budget.latency_ms))
+    target = Alert().target(now) if now.steps else None
+    if isinstance(target, Step):
+        expected = Alert().expected(now)
+        assert expected[now.steps.index(target)] == max(expected)
+
+
 def test_order_of_the_steps_does_not_matter():
     now = replace(fresh(4.0), budget=Budget(4.0))
     turned = [3, 1, 0, 2]

@@ -45,7 +45,9 @@ def opened(bundle):
     sessions = []
 
     def opened(engine, policy=None, **options):
-        sessions.append(Session(bundle, engine, policy or Deadline(), set_profile(bundle, 5.0), **options))
+        sessions.append(
+            Session(bundle, engine, policy or Deadline(), set_profile(bundle, 5.0), exit_by_exit=True, **options)
+        )
         return sessions[-1]
 
     yield opened

@@ -45,7 +45,7 @@ def opened(bundle, profile):
     sessions = []
 
     def opened(policy, engine=None, profile=profile):
-        sessions.append(Session(bundle, engine or make_engine("onnx", bundle), policy, profile))
+        sessions.append(Session(bundle, engine or make_engine("onnx", bundle), policy, profile, exit_by_exit=True))
         return sessions[-1]
 
     yield opened
@@ -213,8 +213,8 @@ def test_policy_that_looks_at_energy_is_told_what_lies_ahead_and_behind(toy, ope
 def test_energies_are_made_once_for_all_requests(toy, opened):
     policy = Curious(looks_at_energy=True)
     session = opened(policy)
-    for _ in range(2):
-        session.infer(toy.samples(1)[0])
+    for budget_ms in (1e9, 2e9):  # another one, or else the first decision would be the last request's
+        session.infer(toy.samples(1)[0], budget_ms)
     assert policy.seen[-1][0] is policy.seen[-4][0]
 
 

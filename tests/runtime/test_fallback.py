@@ -38,7 +38,7 @@ def opened(bundle):
 
     def opened(fails, policy=None):
         engine = Faulty(make_engine("onnx", bundle), lambda step: False)
-        sessions.append(Session(bundle, engine, policy or Deadline(), set_profile(bundle, 1.0)))
+        sessions.append(Session(bundle, engine, policy or Deadline(), set_profile(bundle, 1.0), exit_by_exit=True))
         engine.runs.clear()
         engine.fails = fails
         return sessions[-1], engine
@@ -91,7 +91,9 @@ def test_without_the_time_to_start_again_the_best_so_far_is_the_answer(toy, bund
 
     clock = Clock()
     engine = Slow(bundle, clock, 1000.0)
-    with Session(bundle, engine, Deadline(), set_profile(bundle, 1000.0), clocks=Clocks(clock, clock)) as session:
+    with Session(
+        bundle, engine, Deadline(), set_profile(bundle, 1000.0), clocks=Clocks(clock, clock), exit_by_exit=True
+    ) as session:
         answer = session.infer(toy.samples(1)[0], budget_ms=2100)  # half width, 3 exits: 1500 more
     assert (answer.point, answer.exits) == (OperatingPoint(1.0, 1), (1,))
     assert (answer.stopped_by, answer.deadline_met) == (Stop.DEADLINE, True)
@@ -151,7 +153,7 @@ def test_batch_that_is_too_large_for_the_engine_takes_nothing_from_smaller_ones(
             return super().run(step, x, cut)
 
     engine = Small(make_engine("onnx", bundle), lambda step: False)
-    with Session(bundle, engine, Deadline(), set_profile(bundle, 1.0)) as session:
+    with Session(bundle, engine, Deadline(), set_profile(bundle, 1.0), exit_by_exit=True) as session:
         with pytest.raises(EngineError, match="no room"):
             session.infer(toy.samples(6))
         with pytest.raises(EngineError, match="no room"):
@@ -182,7 +184,7 @@ def test_start_at_another_width_is_cut_off_at_the_deadline_as_an_answer_is_in_ha
             return super().run(step, x, cut)
 
     engine = Watched(make_engine("onnx", bundle), leads_to((1.0, 2)))
-    with Session(bundle, engine, TurnsBack(), set_profile(bundle, 10.0)) as session:
+    with Session(bundle, engine, TurnsBack(), set_profile(bundle, 10.0), exit_by_exit=True) as session:
         session.infer(toy.samples(samples) if samples > 1 else toy.samples(1)[0], budget_ms=60_000)
     assert may_end == [True]
 

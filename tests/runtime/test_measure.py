@@ -14,6 +14,8 @@ from .fakes import Clock, SetPace, expected_ms
 from .sensors.trees import plant, zone
 from .toy import toy_bundle
 
+ROUTES = 4 * (1 + 2)  # of each width and precision: exit by exit, and to the second and third exit in one graph
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
@@ -78,14 +80,33 @@ def test_every_path_is_run_as_often_and_no_two_rounds_begin_alike(bundle, clock)
     engine = SetPace(bundle, clock, stage_ms=1.0)
     measure_profile(engine, bundle, rounds=4)
     assert len(set(Counter(engine.runs).values())) == 1
-    ways = [(step.width, step.precision) for step in engine.runs if step.first == 0][4:]  # the first four load
-    round_length = len(ways) // 4
-    assert len({ways[turn * round_length] for turn in range(4)}) == 4
+    ends = [step for step in engine.runs if step.first == 0][ROUTES:]  # the first ones load
+    round_length = len(ends) // 4
+    assert len({ends[turn * round_length] for turn in range(4)}) == 4
 
 
-def test_only_the_steps_from_exit_to_exit_are_run(bundle, clock):
+def test_what_is_run_goes_from_exit_to_exit_or_from_the_input_to_one(bundle, clock):
     engine = SetPace(bundle, clock, stage_ms=1.0)
     measure_profile(engine, bundle, rounds=1)
+    assert {(step.first, step.depth) for step in engine.runs} == {(0, 1), (0, 2), (0, 3), (2, 2), (3, 3)}
+
+
+def test_graph_that_goes_to_its_exit_in_one_has_the_time_that_it_takes(bundle, clock):
+    class Quicker(SetPace):
+        def run(self, step, x, cut=None):
+            if step.first == 0 and step.depth > 1:
+                clock.sleep(-0.001 * step.width * step.depth)
+            return super().run(step, x)
+
+    profile = measure_profile(Quicker(bundle, clock, stage_ms=10.0), bundle, rounds=2)
+    for step in all_steps(bundle.manifest):
+        in_one = step.first == 0 and step.depth > 1
+        assert profile.finish_ms(step)[0] == pytest.approx(expected_ms(step, 9.0 if in_one else 10.0))
+
+
+def test_warm_up_runs_the_legs_alone(bundle, clock):
+    engine = SetPace(bundle, clock, stage_ms=1.0)
+    warm_up_profile(engine, bundle)
     assert {(step.first, step.depth) for step in engine.runs} == {(0, 1), (2, 2), (3, 3)}
 
 
@@ -93,7 +114,7 @@ def test_paced_runs_come_after_pauses_that_are_not_counted(bundle, clock, monkey
     pauses = []
     monkeypatch.setattr(clock, "sleep", lambda s: (pauses.append(s), Clock.sleep(clock, s)))
     measure_profile(SetPace(bundle, Clock(), stage_ms=1.0), bundle, rounds=2)
-    assert len(pauses) == 2 * 5 * 4
+    assert len(pauses) == 2 * 5 * ROUTES
     assert all(0.005 <= pause <= 0.020 for pause in pauses)
 
 

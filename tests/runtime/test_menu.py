@@ -20,7 +20,7 @@ def manifest(tmp_path_factory):
     return Bundle.open(toy_bundle(path, widths=(0.5, 1.0), depths=DEPTHS).path).manifest
 
 
-def menus_of(manifest, accuracy, time_ms=None, failed=(), whole=True):
+def menus_of(manifest, accuracy, time_ms=None, failed=(), every=True):
     """Menus where each point has the given accuracy, and each step takes its number of stages times its width."""
     points = tuple(replace(point, accuracy=accuracy[point.width, point.depth]) for point in manifest.points)
 
@@ -29,7 +29,7 @@ def menus_of(manifest, accuracy, time_ms=None, failed=(), whole=True):
         return (time_ms or {}).get((step.width, step.depth), (usual, usual))
 
     outline = Outline(replace(manifest, points=points), failed)
-    return outline.menus(np.array([idle_ms(step) for step in outline.steps]), LEVELS.index(0.5), whole)
+    return outline.menus(np.array([idle_ms(step) for step in outline.steps]), LEVELS.index(0.5), every)
 
 
 RISING = {(0.5, 1): 0.5, (0.5, 2): 0.6, (0.5, 3): 0.65, (1.0, 1): 0.55, (1.0, 2): 0.7, (1.0, 3): 0.8}
@@ -41,29 +41,29 @@ def offered(menu):
 
 def test_points_that_another_beats_are_not_offered_from_the_start(manifest):
     accuracy = RISING | {(0.5, 3): 0.6}  # no better than the exit before
-    assert offered(menus_of(manifest, accuracy, whole=False).start) == set(RISING) - {(0.5, 3)}
+    assert offered(menus_of(manifest, accuracy, every=False).start) == set(RISING) - {(0.5, 3)}
 
 
 def test_point_that_is_beaten_stays_where_it_is_on_the_way(manifest):
-    menus = menus_of(manifest, RISING, whole=False)  # (1.0, 1) is as soon as (0.5, 2) and less accurate
+    menus = menus_of(manifest, RISING, every=False)  # (1.0, 1) is as soon as (0.5, 2) and less accurate
     assert offered(menus.start) == set(RISING)
 
 
 def test_width_that_is_beaten_everywhere_is_not_offered(manifest):
     accuracy = RISING | {(1.0, depth): 0.5 for depth in (1, 2, 3)}
-    assert offered(menus_of(manifest, accuracy, whole=False).start) == {(0.5, 1), (0.5, 2), (0.5, 3)}
+    assert offered(menus_of(manifest, accuracy, every=False).start) == {(0.5, 1), (0.5, 2), (0.5, 3)}
 
 
 def test_slower_median_is_forgiven_a_point_whose_top_quantile_is_sooner(manifest):
     accuracy = RISING | {(0.5, 3): 0.6}
     times = {(0.5, 3): (1.5, 1.5), (0.5, 2): (1.0, 2.0)}
-    assert (0.5, 3) in offered(menus_of(manifest, accuracy, times, whole=False).start)
+    assert (0.5, 3) in offered(menus_of(manifest, accuracy, times, every=False).start)
 
 
 def test_equal_points_are_both_offered(manifest):
     accuracy = RISING | {(1.0, 3): 0.65}
     times = {(1.0, 3): (1.5, 1.5), (0.5, 3): (1.5, 1.5)}
-    assert {(0.5, 3), (1.0, 3)} <= offered(menus_of(manifest, accuracy, times, whole=False).start)
+    assert {(0.5, 3), (1.0, 3)} <= offered(menus_of(manifest, accuracy, times, every=False).start)
 
 
 def test_whole_menus_offer_everything(manifest):
@@ -72,13 +72,13 @@ def test_whole_menus_offer_everything(manifest):
 
 
 def test_behind_an_exit_everything_on_the_way_is_offered(manifest):
-    menus = menus_of(manifest, RISING | {(0.5, 3): 0.1}, whole=False)
+    menus = menus_of(manifest, RISING | {(0.5, 3): 0.1}, every=False)
     assert menus.exits[OperatingPoint(0.5, 1)].menu.steps == (Step(2, 2, 0.5), Step(2, 3, 0.5))
 
 
 def test_what_failed_is_offered_nowhere_and_what_it_beat_comes_back(manifest):
     accuracy = RISING | {(0.5, 3): 0.6}
-    menus = menus_of(manifest, accuracy, failed={OperatingPoint(0.5, 2)}, whole=False)
+    menus = menus_of(manifest, accuracy, failed={OperatingPoint(0.5, 2)}, every=False)
     assert offered(menus.start) == set(RISING) - {(0.5, 2)}
     assert menus.exits[OperatingPoint(0.5, 1)].menu.steps == (Step(2, 3, 0.5),)
 
@@ -116,7 +116,7 @@ def test_what_is_worth_offering_is_decided_for_each_number_of_samples(manifest):
     outline = Outline(replace(manifest, points=points))
 
     def menus(slow):
-        return outline.menus(np.array([[1.0 + slow * step.width] * 2 for step in outline.steps]), 0, whole=False)
+        return outline.menus(np.array([[1.0 + slow * step.width] * 2 for step in outline.steps]), 0, every=False)
 
     few, many = menus(0.0), menus(1.0)
     assert offered(few.start) == {(1.0, depth) for depth in (1, 2, 3)}  # all take as long, so the best beats the rest

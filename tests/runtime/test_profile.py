@@ -269,5 +269,5 @@ def test_answers_are_kept_beside_the_steps_and_follow_the_number_of_samples(bund
     profile.save(tmp_path / "profile.json")
     again = Profile.load(tmp_path / "profile.json")
     assert again == profile
-    assert [again.answer_ms(batch) for batch in (1, 2, 4, 6)] == pytest.approx([0.3, 0.5, 0.9, 1.3])
+    assert [again.answer_ms(batch) for batch in (1, 2, 4, 6)] == pytest.approx([0.2, 0.3, 0.5, 0.7])
     assert set_profile(bundle).answer_ms(3) == 0.0

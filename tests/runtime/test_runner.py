@@ -29,20 +29,28 @@ def bundle(tmp_path_factory):
 
 
 class Noting:
-    """A time model that takes everything for `factor` times as long, and keeps what it hears."""
+    """A time model that takes everything for `factor` times as long, and keeps what it hears.
+
+    `learn`: has it told of all that ran.
+    """
 
     levels = LEVELS
     looks_at_load = False
 
     def __init__(self, factor=1.0):
-        self.factor, self.asked, self.told = factor, [], []
+        self.factor, self.asked, self.learn, self._told = factor, [], lambda: None, []
+
+    @property
+    def told(self):
+        self.learn()
+        return self._told
 
     def finish_ms(self, idle_ms, ran_ms, load, legs=None):
         self.asked.append((len(idle_ms), ran_ms, load))
         return idle_ms * self.factor
 
     def observe(self, ran):
-        self.told.append(ran)
+        self._told.append(ran)
 
 
 class Busy:
@@ -58,8 +66,10 @@ def opened(bundle):
         engine = (engine or SetPace)(bundle, clock, STAGE_MS)
         clocks = Clocks(clock, lambda: clock.now_s * share)
         session = Session(
-            bundle, engine, policy or STEPWISE, set_profile(bundle, STAGE_MS), model=model, clocks=clocks, **options
-        )
+            bundle, engine, policy or STEPWISE, set_profile(bundle, STAGE_MS), model=model, clocks=clocks,
+            exit_by_exit=True, **options
+        )  # fmt: skip
+        model.learn = session._runner.learn
         model.asked.clear()
         model.told.clear()
         return session, engine, clock
@@ -288,9 +298,9 @@ def test_whoever_fell_behind_may_still_go_on_to_a_nearer_exit(opened, samples):
 
 def test_time_to_make_the_answer_is_kept_free_before_the_deadline(bundle):
     clock = Clock()
-    profile = replace(set_profile(bundle, STAGE_MS), answers={1: (10.0, 20.0, 50.0)})
+    profile = replace(set_profile(bundle, STAGE_MS), answers={1: (10.0, 50.0, 90.0)})
     engine = SetPace(bundle, clock, STAGE_MS)
-    with Session(bundle, engine, Deadline(), profile, clocks=Clocks(clock, clock)) as session:
+    with Session(bundle, engine, Deadline(), profile, clocks=Clocks(clock, clock), exit_by_exit=True) as session:
         assert session.infer(SAMPLE, budget_ms=3051).exits == (1, 2, 3)
         assert session.infer(SAMPLE, budget_ms=3049).exits == (1, 2)
 

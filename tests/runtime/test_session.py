@@ -93,7 +93,12 @@ def paced(bundle):
         clock = Clock()
         engine = SetPace(bundle, clock, stage_ms)
         session = Session(
-            bundle, engine, policy or Deadline(), set_profile(bundle, STAGE_MS), clocks=Clocks(clock, clock)
+            bundle,
+            engine,
+            policy or Deadline(),
+            set_profile(bundle, STAGE_MS),
+            clocks=Clocks(clock, clock),
+            exit_by_exit=True,
         )
         engine.runs.clear()
         return session, engine, clock

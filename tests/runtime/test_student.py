@@ -8,7 +8,6 @@ from stretto.policies.deadline import Deadline
 from stretto.policies.latency import TimeModel
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.session import Session
-from stretto.runtime.student import EVERY
 
 from .fakes import LEVELS, Clock, SetPace, set_profile
 from .toy import toy_bundle
@@ -23,12 +22,14 @@ class Studious(TimeModel):
 
     def __init__(self):
         self.is_locked, self.places, self.placed = lambda: False, [], Event()
+        self.told, self.told_by = Event(), set()
 
     def finish_ms(self, idle_ms, ran_ms, load, legs=None):
         return idle_ms
 
     def observe(self, ran):
-        """Nothing to note."""
+        self.told_by.add((self.is_locked(), current_thread().name))
+        self.told.set()
 
     def study(self):
         self._note("study")
@@ -60,25 +61,62 @@ def opened(bundle):
     return opened
 
 
+def answered(session, until):
+    """Requests until an event; whether it came."""
+    for _ in range(SOON_S * 100):
+        session.infer(SAMPLE)
+        if until.wait(0.01):
+            break
+    return until.is_set()
+
+
 def test_long_part_is_done_by_another_thread_without_the_lock_and_the_rest_under_it(opened):
     model = Studious()
     with opened(model) as session:
-        for _ in range(EVERY):
-            session.infer(SAMPLE)
-        assert model.placed.wait(SOON_S)
+        assert answered(session, model.placed)
     what, thread = [place[:2] for place in model.places[:3]], {place[2] for place in model.places}
     assert what == [("study", True), ("work out", False), ("put in place", True)]
     assert len(thread) == 1 and main_thread() not in thread
 
 
-def test_model_without_studies_has_no_student(opened):
-    class Idle(Studious):
-        study = TimeModel.study
+def test_model_is_told_by_another_thread_under_the_lock(opened):
+    model = Studious()
+    with opened(model) as session:
+        assert answered(session, model.told)
+    assert model.told_by == {(True, session._student._worker.name)}
 
-    with opened(Idle()) as session:
-        for _ in range(EVERY):
+
+def test_late_request_is_told_at_once_and_others_some_together(opened):
+    model = Studious()
+    with opened(model) as session:
+        for in_time in [True] * 3:
+            session._student.request_ended(in_time)
+        assert not session._student._is_busy
+        session._student.request_ended(False)
+        assert session._student._is_busy
+
+
+def test_whoever_leaves_more_untold_than_may_be_tells_the_model(opened):
+    model = Studious()
+    with opened(model) as session:
+        session._tally._ended = lambda in_time: None
+        for _ in range(64 - 1):
             session.infer(SAMPLE)
+        assert not model.told.is_set()
+        session.infer(SAMPLE)
+        assert model.told_by == {(True, current_thread().name)}
+
+
+def test_model_that_does_not_learn_has_no_student_and_is_told_nothing(opened):
+    class Idle(Studious):
+        learns = False
+
+    model = Idle()
+    with opened(model) as session:
+        session.infer(SAMPLE)
+        session._runner.learn()
         assert session._student is None
+    assert not model.told.is_set()
 
 
 def test_study_that_fails_is_logged_and_a_later_one_takes_place(opened, caplog):
@@ -92,9 +130,5 @@ def test_study_that_fails_is_logged_and_a_later_one_takes_place(opened, caplog):
 
     model = Fails()
     with opened(model) as session:
-        for _ in range(SOON_S * 100):
-            session.infer(SAMPLE)
-            if model.placed.wait(0.01):
-                break
-    assert model.placed.is_set()
+        assert answered(session, model.placed)
     assert "no luck" in caplog.text
