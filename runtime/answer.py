@@ -1,6 +1,6 @@
 """What a request comes back with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Stop
@@ -50,7 +50,7 @@ class Answer:
 def make_answer(
     classes: Sequence[str],
     median: int,
-    wall: Callable[[], float],
+    at_s: float,
     request: Request,
     start: Start,
     reached: Reached,
@@ -58,15 +58,14 @@ def make_answer(
     stopped_by: Stop | None,
     spent_mj: float,
 ) -> Answer:
-    """The answer now of a request that passed these exits and looked at some, at least one.
+    """The answer of a request that passed these exits and looked at some, at least one.
 
     Args:
         median: the place of that level in what the time model predicts.
-        wall: the clock of the request's arrival and deadline.
+        at_s: when it is made, by the clock of the request's arrival and deadline.
         start: the request as it stood at its first decision.
         spent_mj: what the sample's steps took so far.
     """
-    now = wall()
     best = reached[0] if len(reached) == 1 else max(reversed(reached), key=_accuracy)
     return Answer(
         seen=best,
@@ -74,8 +73,8 @@ def make_answer(
         index=best.top,
         confidence=best.confidence,
         point=best.point,
-        latency_ms=(now - request.arrival) * 1e3,
-        deadline_met=now <= request.deadline,
+        latency_ms=(at_s - request.arrival) * 1e3,
+        deadline_met=at_s <= request.deadline,
         stopped_by=stopped_by,
         expected_ms=_expected_ms(request, start, best.point, median),
         expected_accuracy=best.accuracy,

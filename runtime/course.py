@@ -1,6 +1,6 @@
 """What a request of one sample and a batch have in common on their way from exit to exit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from typing import NamedTuple
@@ -66,7 +66,14 @@ class Course:
                 raise
             raise EngineError(f"{error}; {self._offers.say_failures()}") from error
 
-    def _take(self, stand: Stand, step: Step, has_answer: bool, cut: Cut | None = None) -> tuple[Exit, list[Evidence]]:
+    def _take(
+        self,
+        stand: Stand,
+        step: Step,
+        has_answer: bool,
+        cut: Cut | None = None,
+        passing: Callable[[], object] | None = None,
+    ) -> tuple[Exit, list[Evidence]]:
         """Runs a step, or as much of it as is worth it; results and errors as of `Runner.take`.
 
         At each exit on the way it goes on if what is left of the step is expected in time, as it was when the step was
@@ -76,17 +83,18 @@ class Course:
             has_answer: whether an exit was reached before.
             cut: may end any part; otherwise the guard does, but nothing before the first exit, as a late answer is
                 better than none.
+            passing: called at every exit, so that it is run exit by exit in any case.
         """
-        parts = self._offers.parts(stand.menu, step)
+        parts = stand.menu.legs[step] if passing else self._offers.parts(stand.menu, step)
         if self._request.deadline == inf or (len(parts) == 1 and not has_answer):
-            return self._runner.take(stand, step, parts, lambda: cut)
+            return self._runner.take(stand, step, parts, lambda: cut, passing=passing)
         ends_ms = self._runner.ends_ms(stand, step)
         due_s = [self._aim_s - (ends_ms[-1] - end_ms) / 1e3 for end_ms in ends_ms[:-1]]
         if self._guards is None or not self._guards.help(ends_ms, has_answer):
-            return self._runner.take(stand, step, parts, lambda: cut, due_s)
+            return self._runner.take(stand, step, parts, lambda: cut, due_s, passing)
         self._guard = guard = self._guard or self._guards.until(self._request.deadline)
         protect = partial(_protection, guard, stand, ends_ms[-1], has_answer)
-        return self._runner.take(stand, step, parts, protect, due_s)
+        return self._runner.take(stand, step, parts, protect, due_s, passing)
 
     def _without(self, failed: Failed, stand: Stand, at: OperatingPoint | None) -> Menus:
         """Stays where it is, at the exit `at` or at the start, but with menus without the point that failed."""

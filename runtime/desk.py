@@ -6,14 +6,15 @@ from math import inf
 
 from .answer import Answer
 from .engines.cut import Cut
-from .run import Run
+from .handover import SOON
+from .run import Run, SoFar
 from .stats import Tally
 from .ticket import Ticket
 from .watchdog import Watchdog
 from .worker import Worker
 
 Begin = Callable[[Cut, float], Run]  # given what may end its steps, and since when the thread has been running
-Describe = Callable[[Run], Answer]  # the best answer of a run that reached an exit
+Describe = Callable[[SoFar], Answer]  # the best answer of a run that reached an exit
 
 
 class Desk:
@@ -44,15 +45,16 @@ class Desk:
 
     def _work(self, ticket: Ticket, begin: Begin, describe: Describe, awake_cpu_s: float) -> None:
         try:
+            was_cut_off = False
             if ticket.begin():
-                run = begin(ticket.cut, awake_cpu_s)
-                while run.advance(leg=True):
-                    ticket.reach(describe(run))
-                ticket.finish(run.stopped_by)
+                with SOON:
+                    run = begin(ticket.cut, awake_cpu_s)
+                    while run.advance(passing=lambda now: ticket.reach(partial(describe, now))):
+                        pass
+                    ticket.finish(run.stopped_by)
                 run.end()
-                self._count(ticket, run.was_cut_off)
-            else:
-                self._count(ticket, False)
+                was_cut_off = run.was_cut_off
+            self._count(ticket, was_cut_off)
         except Exception as error:
             ticket.fail(error)
 

@@ -144,7 +144,7 @@ class Stopwatch:
         self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
         outline, median = Outline(manifest), LEVELS.index(0.5)
         self._menus = outline.menus(np.ones((len(outline.steps), len(LEVELS))), median)
-        self._answer = partial(make_answer, manifest.classes, median, clocks.wall)
+        self._answer = partial(make_answer, manifest.classes, median)
         self._inputs: dict[int, Samples] = {}
         self._samples_ms: dict[tuple[Step, int, str], list[float]] = defaultdict(list)
         self._answered_ms: dict[tuple[int, str], list[float]] = defaultdict(list)
@@ -225,7 +225,7 @@ class Stopwatch:
         reached = [(seen,) for seen in evidence]
         self._runner.ask(stand, request.deadline, request.budget, reached)
         for exits in reached:
-            self._answer(request, begun, exits, (), Stop.FINAL, stand.spent_mj)
+            self._answer(wall(), request, begun, exits, (), Stop.FINAL, stand.spent_mj)
         return reached_ms, (wall() - started) * 1e3 - reached_ms[-1]
 
 

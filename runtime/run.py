@@ -1,17 +1,58 @@
 """One sample on its way from exit to exit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 
-from ..policies.situation import OperatingPoint, Step, Stop
+from ..policies.situation import FloatArray, OperatingPoint, Step, Stop
 from .course import Course, Request
 from .engines.cut import Cut, CutOff
 from .inputs import UNLIMITED, Samples
+from .menu import Exit, Menu
 from .offers import Offers
-from .runner import NOTHING, Failed, Reached, Runner, start_of
+from .runner import NOTHING, Failed, Reached, Runner, Start, start_of
 from .watchdog import Guards
+
+Passing = Callable[["SoFar"], object]
+
+
+class SoFar(NamedTuple):
+    """How far a sample was at a moment, in the middle of a step; what exits said is read when it is looked at.
+
+    Args:
+        at_s: the moment.
+        start: its request's.
+        before: what exits said before this step.
+        passed: exits on the way of this step, with their logits.
+        exits: depths of all exits.
+        step: that is run, in its legs.
+        menu: where that began.
+        spent_before_mj: before this step.
+    """
+
+    at_s: float
+    start: Start
+    before: Reached
+    passed: tuple[tuple[Exit, FloatArray], ...]
+    exits: tuple[int, ...]
+    step: Step
+    menu: Menu
+    spent_before_mj: float
+
+    @property
+    def reached(self) -> Reached:
+        """As of a run that ended here."""
+        return (*self.before, *(seen for exit, logits in self.passed for seen in exit.read(logits)))
+
+    @property
+    def spent_mj(self) -> float:
+        """The same."""
+        menu, done = self.menu, len(self.passed)
+        legs = menu.legs[self.step]
+        return self.spent_before_mj + menu.taken_mj(self.step, legs, done if done == len(legs) else done - 1)
 
 
 class Run(Course):
@@ -68,10 +109,14 @@ class Run(Course):
         """What its steps took so far, by the profile."""
         return self._stand.spent_mj
 
-    def advance(self, leg: bool = False) -> bool:
+    def advance(self, leg: bool = False, passing: Passing | None = None) -> bool:
         """Runs the step that the policy chose; whether that reached an exit, or False as it's over.
 
-        `leg`: only its first leg, to the nearest exit. Where the engine fails, it goes on by another point.
+        Where the engine fails, it goes on by another point.
+
+        Args:
+            leg: only its first leg, to the nearest exit.
+            passing: told at every exit, so that the step is run exit by exit.
 
         Raises:
             EngineError: there is no other point, nor an exit in hand.
@@ -80,7 +125,8 @@ class Run(Course):
         while isinstance(self._choice, Step):
             step = stand.menu.legs[self._choice][0] if leg else self._choice
             try:
-                exit, seen = self._take(stand, step, bool(self.reached), self._cut)
+                show = None if passing is None else partial(self._show, step, passing)
+                exit, seen = self._take(stand, step, bool(self.reached), self._cut, show)
             except CutOff:
                 self._be_cut_off(step)
             except Failed as failed:
@@ -108,6 +154,12 @@ class Run(Course):
             way = Step(0, last.depth, last.width, last.precision)
             if way in self.start.menu.rows:
                 self._runner.note_path(self.start, self._stand, way, self.was_cut_off)
+
+    def _show(self, step: Step, passing: Passing) -> None:
+        stand, passed = self._stand, tuple(self._stand.passed)
+        exits = (*self.exits, *[exit.point.depth for exit, _ in passed])
+        at_s = self._runner.clocks.wall()
+        passing(SoFar(at_s, self.start, self.reached, passed, exits, step, stand.menu, stand.spent_mj))
 
     def _pass(self) -> None:
         passed = self._stand.passed

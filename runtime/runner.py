@@ -221,6 +221,7 @@ class Runner:
         parts: tuple[Step, ...],
         protect: Callable[[], Cut | None] = lambda: None,
         due_s: Sequence[float] = (),
+        passing: Callable[[], object] | None = None,
     ) -> tuple[Exit, list[Evidence]]:
         """Runs a step of the menu: the exit where the samples stand then, and what it says of each.
 
@@ -231,6 +232,7 @@ class Runner:
             parts: what to run for it one after the other, without a decision in between: its legs, or it alone.
             protect: gives what may end the next part.
             due_s: moments, one for each part but the last, past which the next part isn't begun; none: it always is.
+            passing: called after each part.
 
         Raises:
             CutOff: that ended it.
@@ -250,6 +252,8 @@ class Runner:
                 exit = menu.after[part]
                 passed.append((exit, logits))
                 menu = exit.menu
+                if passing is not None:
+                    passing()
                 if number < len(due_s) and self.clocks.wall() > due_s[number]:
                     step, parts = step._replace(depth=exit.point.depth), parts[: number + 1]
                     break
@@ -266,8 +270,7 @@ class Runner:
     def _run(self, step: Step, x: Samples, cut: Cut | None) -> tuple[FloatArray, Samples | None]:
         """What the engine gives; that it can't is told from whatever else may go wrong."""
         try:
-            with SOON:
-                return self.engine.run(step, x, cut)
+            return self.engine.run(step, x, cut)
         except (CutOff, ClosedError):
             raise
         except Exception as error:

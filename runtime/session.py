@@ -27,7 +27,7 @@ from .memory import return_freed_memory
 from .offers import Offers
 from .options import chosen_model, chosen_policy, chosen_profile, usual_model
 from .profile import Profile
-from .run import Run, rehearse
+from .run import Run, SoFar, rehearse
 from .runner import BLIND, Clocks, Runner, Sensing
 from .sensors import Sensors
 from .stats import Stats, Tally
@@ -133,7 +133,7 @@ class Session:
         worker = Worker(f"stretto-worker-{bundle.path.stem}", priority)
         self._desk = Desk(worker, self._watchdog, self._tally)
         median = self._runner.model.levels.index(0.5)
-        self._make_answer = partial(make_answer, bundle.manifest.classes, median, clocks.wall)
+        self._make_answer = partial(make_answer, bundle.manifest.classes, median)
         rehearse(self._runner, self._offers, bundle.manifest.input.shape, exit_by_exit)
         self._sensors: Sensors | None = None
         if sensors is True:
@@ -218,7 +218,7 @@ class Session:
         request = self._accept_one("submit", x, budget_ms, deadline, budget)
         ticket = Ticket(request.arrival, request.deadline, late, self._clocks.wall)
         begin = partial(Run, self._runner, self._offers, request, x[None].copy(), None)
-        self._desk.take(ticket, begin, partial(self._answer, request))
+        self._desk.take(ticket, begin, partial(self._answer_then, request))
         return ticket
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Samples:
@@ -287,18 +287,25 @@ class Session:
         return answer
 
     def _refine(self, x: Samples, request: Request) -> Iterator[Answer]:
-        run = Run(self._runner, self._offers, request, x, self._guards)
+        with SOON:
+            run = Run(self._runner, self._offers, request, x, self._guards)
         answer = None
         try:
-            while run.advance(leg=True):
+            while self._to_next_exit(run):
                 yield (answer := self._answer(request, run))
                 self._require_usable()
-                run.look_again()
         except GeneratorExit:  # whoever asked has enough
             pass
         finally:
             run.end()
         self._tally.add(answer is not None and answer.deadline_met, run.was_cut_off)
+
+    @staticmethod
+    def _to_next_exit(run: Run) -> bool:
+        with SOON:
+            if run.reached:
+                run.look_again()
+            return run.advance(leg=True)
 
     def _infer_batch(self, x: Samples, request: Request) -> list[Answer]:
         run = BatchRun(self._runner, self._offers, request, x, self._guards)
@@ -307,14 +314,20 @@ class Session:
         finally:
             run.end()
         answers = [
-            self._make_answer(request, run.start, reached, exits, run.stops[sample], run.spent_mj[sample])
+            self._make_answer(
+                self._clocks.wall(), request, run.start, reached, exits, run.stops[sample], run.spent_mj[sample]
+            )
             for sample, (reached, exits) in enumerate(zip(run.reached, run.exits, strict=True))
         ]
         self._tally.add(all(answer.deadline_met for answer in answers), run.was_cut_off)
         return answers
 
     def _answer(self, request: Request, run: Run) -> Answer:
-        return self._make_answer(request, run.start, run.reached, run.exits, run.stopped_by, run.spent_mj)
+        at_s = self._clocks.wall()
+        return self._make_answer(at_s, request, run.start, run.reached, run.exits, run.stopped_by, run.spent_mj)
+
+    def _answer_then(self, request: Request, then: SoFar) -> Answer:
+        return self._make_answer(then.at_s, request, then.start, then.reached, then.exits, None, then.spent_mj)
 
 
 def _let_go(pid: int, threads: list[Worker | Watchdog | Sensors | Student | None]) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import TimeoutError as NotDone
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
+from functools import cache
 from math import inf
 from threading import Lock
 from time import monotonic
@@ -39,7 +40,7 @@ class Ticket(Future["Answer | None"]):
         self.cut = Cut()
         self.expires_s = deadline - _WAKING_S
         self._arrival, self._deadline, self._on_late, self._wall = arrival, deadline, on_late, wall
-        self._best: Answer | None = None
+        self._best: Callable[[], Answer] | None = None
         self._ending = Lock()
         self._ends = self._runs = False
 
@@ -50,7 +51,8 @@ class Ticket(Future["Answer | None"]):
         """
         if self.done() and not self.cancelled() and self.exception() is None:
             return super().result()
-        return self._best
+        best = self._best
+        return None if best is None else best()
 
     def result(self, timeout: float | None = None) -> Answer | None:
         """The last answer, at the deadline at the latest if an exit was reached; None if it was dropped.
@@ -92,11 +94,14 @@ class Ticket(Future["Answer | None"]):
         self._runs = not self._ends
         return self._runs
 
-    def reach(self, best: Answer) -> None:
-        """For the worker: one more exit, and the best answer so far. Past the deadline, the first one is the last."""
+    def reach(self, best: Callable[[], Answer]) -> None:
+        """For the worker: one more exit, and what makes the best answer so far, as mostly nobody looks at it.
+
+        Past the deadline, the first one is the last.
+        """
         if self._ends:
             return
-        self._best = best
+        self._best = cache(best)
         if self._wall() >= self.expires_s:
             self.expire()
 
@@ -124,7 +129,7 @@ class Ticket(Future["Answer | None"]):
         return first
 
     def _give(self, stopped_by: Stop | None) -> None:
-        best = self._best
+        best = None if self._best is None else self._best()
         if best is not None:
             now = self._wall()
             late = now > self._deadline

@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import CancelledError, TimeoutError, wait
+from functools import partial
 from math import inf
 from threading import Event, Thread
 
@@ -46,13 +47,13 @@ def answer(depth=1):
 def test_best_is_the_latest_one_told_and_none_before(ticket):
     assert ticket.best() is None
     for depth in (1, 2):
-        ticket.reach(answer(depth))
+        ticket.reach(partial(answer, depth))
         assert ticket.best().exits[-1] == depth
     assert not ticket.done()
 
 
 def test_finished_ticket_says_when_and_why(ticket, clock):
-    ticket.reach(answer(3))
+    ticket.reach(lambda: answer(3))
     clock.sleep(0.25)
     ticket.finish(Stop.FINAL)
     result = ticket.result()
@@ -63,7 +64,7 @@ def test_finished_ticket_says_when_and_why(ticket, clock):
 
 
 def test_result_at_the_deadline_is_the_best_so_far_and_the_work_is_cut_off(ticket, clock):
-    ticket.reach(answer(2))
+    ticket.reach(lambda: answer(2))
     clock.sleep(1.0)
     result = ticket.result()
     assert (result.point.depth, result.stopped_by) == (2, Stop.DEADLINE)
@@ -71,7 +72,7 @@ def test_result_at_the_deadline_is_the_best_so_far_and_the_work_is_cut_off(ticke
 
 
 def test_it_ends_a_little_before_the_deadline_so_that_the_answer_is_in_time(ticket, clock):
-    ticket.reach(answer())
+    ticket.reach(answer)
     clock.now_s = ticket.expires_s
     assert ARRIVAL + 0.999 < clock.now_s < ARRIVAL + 1
     assert ticket.result().deadline_met
@@ -83,7 +84,7 @@ def test_without_an_exit_at_the_deadline_it_waits_for_the_first_one(ticket, cloc
     with pytest.raises(TimeoutError):
         ticket.result(0)
     assert not ticket.cut.asked
-    ticket.reach(answer())
+    ticket.reach(answer)
     assert ticket.done()
     assert (ticket.result().stopped_by, ticket.result().deadline_met) == (Stop.DEADLINE, False)
 
@@ -94,13 +95,13 @@ def test_without_an_exit_at_the_deadline_it_may_be_dropped(clock):
     assert ticket.result() is None
     assert ticket.cut.asked
     assert not ticket.begin()
-    ticket.reach(answer())
+    ticket.reach(answer)
     assert ticket.result() is None
 
 
 def test_exit_reached_in_time_is_not_dropped(clock):
     ticket = Ticket(ARRIVAL, ARRIVAL + 1, OnLate.DROP, clock)
-    ticket.reach(answer())
+    ticket.reach(answer)
     clock.sleep(1.0)
     assert ticket.result().stopped_by is Stop.DEADLINE
 
@@ -114,7 +115,7 @@ def test_result_waits_no_longer_than_told(ticket, seconds):
 
 def test_result_comes_from_another_thread(clock):
     ticket = Ticket(ARRIVAL, inf, OnLate.WAIT, clock)
-    ticket.reach(answer())
+    ticket.reach(answer)
     worker = Thread(target=ticket.finish, args=(Stop.TARGET,))
     worker.start()
     assert ticket.result(30).stopped_by is Stop.TARGET
@@ -123,7 +124,7 @@ def test_result_comes_from_another_thread(clock):
 
 def test_cancelled_ticket_is_cut_off_and_gives_no_result(ticket):
     assert ticket.begin() and ticket.running()
-    ticket.reach(answer())
+    ticket.reach(answer)
     assert ticket.cancel() and ticket.cancel()
     assert ticket.cancelled() and ticket.done() and not ticket.running() and ticket.cut.asked
     assert wait([ticket], timeout=0).done == {ticket}
@@ -135,14 +136,14 @@ def test_cancelled_ticket_is_cut_off_and_gives_no_result(ticket):
 
 
 def test_ended_ticket_can_not_be_cancelled(ticket):
-    ticket.reach(answer())
+    ticket.reach(answer)
     ticket.finish(Stop.FINAL)
     assert not ticket.cancel()
     assert ticket.result().stopped_by is Stop.FINAL
 
 
 def test_error_is_raised_by_result_and_best_keeps_what_there_was(ticket):
-    ticket.reach(answer())
+    ticket.reach(answer)
     ticket.fail(OSError("the disk is gone"))
     with pytest.raises(OSError, match="the disk is gone"):
         ticket.result()
@@ -159,7 +160,7 @@ def test_own_time_out_of_the_work_is_told_as_it_is(ticket):
 def test_it_ends_once_whoever_comes_first(clock):
     for _ in range(200):
         ticket, begin = Ticket(ARRIVAL, ARRIVAL, OnLate.WAIT, clock), Event()
-        ticket._best = answer()
+        ticket._best = answer
         ends = [ticket.expire, ticket.cancel, lambda ticket=ticket: ticket.finish(Stop.FINAL)]
         threads = [Thread(target=lambda end=end, begin=begin: (begin.wait(30), end())) for end in ends]
         for thread in threads:
@@ -173,7 +174,7 @@ def test_it_ends_once_whoever_comes_first(clock):
 def test_callback_is_called_with_the_ticket(ticket):
     called = []
     ticket.add_done_callback(called.append)
-    ticket.reach(answer())
+    ticket.reach(answer)
     ticket.finish(Stop.FINAL)
     assert called == [ticket]
 
@@ -181,7 +182,7 @@ def test_callback_is_called_with_the_ticket(ticket):
 def test_ticket_can_be_awaited(clock):
     async def waits():
         ticket = Ticket(ARRIVAL, inf, OnLate.WAIT, clock)
-        ticket.reach(answer(2))
+        ticket.reach(lambda: answer(2))
         asyncio.get_running_loop().call_soon(ticket.finish, Stop.FINAL)
         return await ticket
 
