@@ -18,7 +18,6 @@ from ..policies.situation import OperatingPoint
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine, make_engine, runnable
 from ..runtime.measure import measure_profile
-from ..runtime.menu import ways
 from ..runtime.profile import Profile
 from ..runtime.sensors import Sensors
 from .contention_contestants import (
@@ -95,8 +94,8 @@ def run(
         asks |= enter_switched(stack, controls, runtime, sensors, asked.profile_rounds, partial(tell, "controls"))
         for who, ending in BOTH.items():
             costs += overhead_rows(asks[who], engine, x[0], name, asked.overhead_rounds, ending)
-        record = Recorder(engine, bundle, x[0], lambda: sensors.now).path
-        entered = Field(asks, ways(bundle.manifest), record, asking)
+        recorder = Recorder(engine, bundle, x[0], lambda: sensors.now)
+        entered = Field(asks, recorder.routes, recorder.path, asking)
         rounds = run_rounds(entered, x, report["deadlines_ms"], effort, tell)
     recording = recording_of(rounds)
     keep(recording, files.recording)  # at once: whatever fails from here on, the minutes of measuring aren't lost

@@ -36,6 +36,7 @@ from .contention_statistics import (
     clairvoyant,
     ratio,
 )
+from .recordings import Route
 from .report import FloatArray, Row, spread
 from .train_statistics import interval, resample
 
@@ -279,6 +280,11 @@ def choices(table: Table) -> list[dict[str, Any]]:
 
 
 def _reached_ms(now: Round, points: Sequence[OperatingPoint]) -> list[float]:
-    """(points,) when each was reached in this round."""
-    at_exits = {way: np.cumsum([leg.wall_ms for leg in path.legs]) for way, path in now.paths.items()}
-    return [float(at_exits[point.width, point.precision][point.depth - 1]) for point in points]
+    """(points,) when each was reached in this round: a final exit in one graph, any other on the way there."""
+    at_exits = {route: np.cumsum([leg.wall_ms for leg in path.legs]).tolist() for route, path in now.paths.items()}
+    return [
+        at_exits[Route(point.width, point.precision, in_one=True)][-1]
+        if point.depth == len(at_exits[Route(point.width, point.precision)])
+        else at_exits[Route(point.width, point.precision)][point.depth - 1]
+        for point in points
+    ]

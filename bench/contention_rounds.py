@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..policies.situation import OperatingPoint
 from ..runtime.answer import Answer
 from .contention_load import ENVIRONMENTS, SEEN_S, Environment
-from .recordings import RecordedPath, Recording, Way
+from .recordings import RecordedPath, Recording, Route
 
 VISIT_ROUNDS = 60
 BURST_ROUNDS = (20, 30)
@@ -26,7 +26,7 @@ LEAST_PAUSE_S = 0.005
 ROUND_S = 120.0  # a round that takes this long hangs
 Tell = Callable[[str, int, int], None]
 Ask = Callable[[NDArray[np.float32], float], Answer | None]  # one sample, milliseconds
-Record = Callable[[Way, NDArray[np.float32], str], RecordedPath]  # the last one: the phase of load
+Record = Callable[[Route, NDArray[np.float32], str], RecordedPath]  # the last one: the phase of load
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Round:
     """One input under one deadline.
 
     `sample`: the input's number; `on`: whether the environment's load was on; `answers`: by contestant; `paths`: of
-    every width and precision, run to its final exit, in the order that they ran.
+    every width and precision, run to its final exit exit by exit and in one graph, in the order that they ran.
     """
 
     visit: int
@@ -80,7 +80,7 @@ class Round:
     deadline_ms: float
     sample: int
     answers: Mapping[str, Answered] = field(default_factory=dict)
-    paths: Mapping[Way, RecordedPath] = field(default_factory=dict)
+    paths: Mapping[Route, RecordedPath] = field(default_factory=dict)
 
     @property
     def phase(self) -> str:
@@ -106,10 +106,10 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Who answers: `asks`, contestants by name; `ways`, what is recorded beside by `record`; `asking`: told of both."""
+    """Who answers: `asks`, contestants by name; `routes`, which `record` times beside them; `asking`: told of both."""
 
     asks: Mapping[str, Ask]
-    ways: Sequence[Way]
+    routes: Sequence[Route]
     record: Record
     asking: Asking
 
@@ -141,7 +141,7 @@ def visits(effort: Effort, elapsed_s: Callable[[], float]) -> Iterator[Visit]:
 def run_rounds(
     entered: Field, x: NDArray[np.float32], deadlines_ms: Sequence[float], effort: Effort, tell: Tell
 ) -> list[Round]:
-    """Every contestant's answers and every way's times, round by round; `x`: (samples, …) the stream of inputs."""
+    """Every contestant's answers and every route's times, round by round; `x`: (samples, …) the stream of inputs."""
     started, rounds = time.monotonic(), list[Round]()
     match = Match(entered, x, deadlines_ms, effort.seed + 1)
     with _hang_ends_all() as alive:
@@ -155,13 +155,13 @@ def run_rounds(
 
 
 def recording_of(rounds: Sequence[Round]) -> Recording:
-    """What the ways took, in the order of time."""
+    """What the routes took, in the order of time."""
     numbered = ((number, path) for number, now in enumerate(rounds) for path in now.paths.values())
     return Recording(tuple(path._replace(round=number) for number, path in numbered))
 
 
 class Match:
-    """Plays rounds: contestants and ways in random order, paced as a device would ask."""
+    """Plays rounds: contestants and routes in random order, paced as a device would ask."""
 
     def __init__(self, entered: Field, x: NDArray[np.float32], deadlines_ms: Sequence[float], seed: int) -> None:
         self._entered, self._x, self._rng = entered, x, random.Random(seed)
@@ -180,8 +180,8 @@ class Match:
 
     def _round(self, visit: Visit, on: bool) -> Round:
         now = Round(visit.number, visit.environment.name, on, next(self._deadlines), next(self._samples))
-        x, answers, paths = self._x[now.sample], dict[str, Answered](), dict[Way, RecordedPath]()
-        turns: list[str | Way] = [*self._entered.asks, *self._entered.ways]
+        x, answers, paths = self._x[now.sample], dict[str, Answered](), dict[Route, RecordedPath]()
+        turns: list[str | Route] = [*self._entered.asks, *self._entered.routes]
         self._rng.shuffle(turns)
         for turn in turns:
             self._wait()

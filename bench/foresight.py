@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..policies.latency import Ran, TimeModel, catch_up, legs_of
+from ..policies.latency import Ran, TimeModel, catch_up
 from ..policies.scalar import ScalarFilter
 from ..policies.situation import Step
 from .recordings import Leg, RecordedPath, Recording
@@ -36,33 +36,33 @@ def replay(recording: Recording, model: TimeModel, idle_ms: Times) -> list[Foret
 
     It learns from each at once: a runtime lets it, in the background, some requests later at most.
 
-    `idle_ms`: (levels of the profile,) of every step and whole path.
+    `idle_ms`: (levels of the profile,) of every step, from the input in one graph.
     """
     return [foretold for path in recording.paths for foretold in _replayed(path, model, idle_ms)]
 
 
 def _replayed(path: RecordedPath, model: TimeModel, idle_ms: Times) -> Iterable[Foretold]:
     whole, is_one_step = path.whole, len(path.legs) == 1
-    whole_ms = _predicted(model, whole, idle_ms)
+    if not is_one_step:  # not what the profile says of that step, which is run in one graph there
+        idle_ms = {**idle_ms, whole.step: np.sum([idle_ms[leg.step] for leg in path.legs], axis=0)}
+    whole_ms = _predicted(model, whole, idle_ms, len(path.legs))
     for leg in () if is_one_step else path.legs:
         leg_ms = _predicted(model, leg, idle_ms)
         model.observe(_ran(leg, leg_ms, idle_ms))
         catch_up(model)
         yield _foretold(path, leg, leg_ms, idle_ms, model)
-    model.observe(_ran(whole, whole_ms, idle_ms, whole_path=not is_one_step))
+    model.observe(_ran(whole, whole_ms, idle_ms)._replace(whole_path=not is_one_step, graphs=len(path.legs)))
     catch_up(model)
     yield _foretold(path, whole, whole_ms, idle_ms, model)._replace(whole=True)
 
 
-def _predicted(model: TimeModel, leg: Leg, idle_ms: Times) -> FloatArray:
-    return model.finish_ms(np.array([idle_ms[leg.step]]), leg.ran_ms, leg.load, np.array([legs_of(leg.step)]))[0]
+def _predicted(model: TimeModel, leg: Leg, idle_ms: Times, graphs: int = 1) -> FloatArray:
+    return model.finish_ms(np.array([idle_ms[leg.step]]), leg.ran_ms, leg.load, np.array([graphs]))[0]
 
 
-def _ran(leg: Leg, predicted_ms: FloatArray, idle_ms: Times, whole_path: bool = False) -> Ran:
+def _ran(leg: Leg, predicted_ms: FloatArray, idle_ms: Times) -> Ran:
     idle = np.array(idle_ms[leg.step])
-    return Ran(
-        leg.step, idle, leg.ran_ms, leg.cpu_ms, leg.wall_ms, leg.load, predicted_ms=predicted_ms, whole_path=whole_path
-    )
+    return Ran(leg.step, idle, leg.ran_ms, leg.cpu_ms, leg.wall_ms, leg.load, predicted_ms=predicted_ms)
 
 
 def _foretold(path: RecordedPath, leg: Leg, predicted_ms: FloatArray, idle_ms: Times, model: TimeModel) -> Foretold:
@@ -129,7 +129,7 @@ def evaluate(
 
     Args:
         models: makes each of them anew, by name; ALERT's filter tuned in hindsight is added as `TUNED`.
-        idle_ms: (levels of the profile, the median first) of every step and whole path.
+        idle_ms: (levels of the profile, the median first) of every step, from the input in one graph.
         skip: observations at the beginning that don't count, as a model starts to learn.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Recorded times of widths and precisions that run exit by exit to their final exit, under other people's load.
+"""Recorded times of widths and precisions that run to their final exit, under other people's load.
 
-Whoever asks sees to order, pauses and load:
+Each does so exit by exit, and in one graph. Whoever asks sees to order, pauses and load:
 
     recorder = Recorder(engine, bundle, x, load)
-    paths = [recorder.path(way, x, "busy") for way in ways(bundle.manifest)]
+    paths = [recorder.path(route, x, "busy") for route in recorder.routes]
     Recording(tuple(paths)).save(file)
 """
 
@@ -21,12 +21,19 @@ from ..policies.situation import Step
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
 from ..runtime.handover import SOON
-from ..runtime.menu import legs, ways
+from ..runtime.menu import legs, spans, ways
 from ..runtime.thread_clock import thread_clock
 
 _FORMAT = 2
 _UNKNOWN = float("nan")
-Way = tuple[float, str]
+
+
+class Route(NamedTuple):
+    """How a path goes to its final exit: `in_one` graph, or exit by exit."""
+
+    width: float
+    precision: str
+    in_one: bool = False
 
 
 class Leg(NamedTuple):
@@ -109,7 +116,7 @@ class Recording:
 
 
 class Recorder:
-    """Runs paths and keeps what they took, on the thread that calls it.
+    """Runs paths and keeps what they took, on the thread that calls it. `routes`: all there are.
 
     Args:
         x: one sample as the network takes it; every path is run with it once, untimed.
@@ -118,17 +125,21 @@ class Recorder:
 
     def __init__(self, engine: Engine, bundle: Bundle, x: NDArray[np.float32], load: Callable[[], Load]) -> None:
         self._engine, self._load = engine, load
-        self._legs = {way: legs(bundle.manifest, *way) for way in ways(bundle.manifest)}
+        self._steps: dict[Route, tuple[Step, ...]] = {}
+        for way in ways(bundle.manifest):
+            self._steps[Route(*way)] = legs(bundle.manifest, *way)
+            self._steps[Route(*way, in_one=True)] = (spans(bundle.manifest, *way)[-1],)
+        self.routes = tuple(self._steps)
         self._began_s = time.monotonic()
-        for way in self._legs:  # so that what only a first run does isn't timed
-            self.path(way, x)
+        for route in self.routes:  # so that what only a first run does isn't timed
+            self.path(route, x)
 
-    def path(self, way: Way, x: NDArray[np.float32], phase: str = "") -> RecordedPath:
+    def path(self, route: Route, x: NDArray[np.float32], phase: str = "") -> RecordedPath:
         """One path to its final exit, now; `x`: one sample, which a sleep of this thread should go before."""
         at_s, features, taken = time.monotonic() - self._began_s, x[None], []
         awake_s = cpu_s = thread_clock()
         wall_s = time.perf_counter()
-        for step in self._legs[way]:
+        for step in self._steps[route]:
             load = self._load()
             with SOON:  # as the runtime does
                 _, following = self._engine.run(step, features)

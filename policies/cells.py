@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from .coverage import Coverage
-from .latency import IntArray, Ran, Study, legs_of
+from .latency import IntArray, Ran, Study
 from .losses import LOST_MS
 from .own import LENGTHS, OwnTimes, length_of
 from .situation import FloatArray
@@ -95,7 +95,7 @@ class Cell(ABC, Generic[T]):
         """A step, not a whole path."""
         stolen_ms = stolen_of(ran)
         used_ms = ran.wall_ms - stolen_ms
-        self.note_stolen(ran.ran_ms, used_ms, stolen_ms, legs_of(ran.step))
+        self.note_stolen(ran.ran_ms, used_ms, stolen_ms, ran.graphs)
         self.own.note(used_ms, profiled_ms, slowdown, ran.cut_off)
         self._noted += 1
 

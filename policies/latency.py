@@ -24,6 +24,7 @@ class Ran(NamedTuple):
         cut_off: it was stopped before its end, so both times are only lower bounds.
         predicted_ms: (levels of the model,) what the model said before, None where it wasn't asked.
         whole_path: several steps, from a request's start to where it ended, each of which was told before.
+        graphs: how many it ran, one after the other.
     """
 
     step: Step
@@ -35,6 +36,7 @@ class Ran(NamedTuple):
     cut_off: bool = False
     predicted_ms: FloatArray | None = None
     whole_path: bool = False
+    graphs: int = 1
 
 
 class Study(Protocol):
@@ -97,8 +99,3 @@ def catch_up(model: TimeModel) -> None:
     while (study := model.study()) is not None:
         study.work_out()
         study.put_in_place()
-
-
-def legs_of(step: Step) -> int:
-    """From one exit to the next: the graphs that a step runs where it has none of its own."""
-    return step.depth - max(step.first, 1) + 1

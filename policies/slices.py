@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from .cells import LEVELS, Cell, stolen_of
 from .handoffs import Handoffs, Presence
-from .latency import IntArray, Ran, Study, TimeModel, legs_of
+from .latency import IntArray, Ran, Study, TimeModel
 from .load import Load
 from .losses import EARLY_MS
 from .situation import FloatArray
@@ -70,7 +70,7 @@ class SliceModel(TimeModel):
         """Learns from a step; a whole path, whose steps were told, only says how good the prediction was."""
         before = self._presence.now
         if ran.whole_path:
-            has_changed = self._steps_since_change < legs_of(ran.step)
+            has_changed = self._steps_since_change < ran.graphs
             self._in_doubt.append(_Noted(ran, None if has_changed else before))
         else:
             self._steps_since_change += 1
@@ -97,7 +97,7 @@ class SliceModel(TimeModel):
         known = self._class(ran.load)
         own_ms = float(ran.idle_ms[self._median]) * self._slowdown(known)
         if ran.ran_ms + own_ms <= EARLY_MS:
-            self._presence.note(was_stolen, known.table.expected(own_ms, ran.ran_ms), legs_of(ran.step))
+            self._presence.note(was_stolen, known.table.expected(own_ms, ran.ran_ms), ran.graphs)
 
     def _learn(self, noted: _Noted) -> None:
         ran, known = noted.ran, self._cell(noted.ran.load)

@@ -153,7 +153,7 @@ class Run(Course):
         if self._is_path and last is not None and self._steps + self.was_cut_off > 1:
             way = Step(0, last.depth, last.width, last.precision)
             if way in self.start.menu.rows:
-                self._runner.note_path(self.start, self._stand, way, self.was_cut_off)
+                self._runner.note_path(self.start, self._stand, way, len(self.exits), self.was_cut_off)
 
     def _show(self, step: Step, passing: Passing) -> None:
         stand, passed = self._stand, tuple(self._stand.passed)

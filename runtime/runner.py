@@ -102,11 +102,15 @@ class Start(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What the model is yet to be told of: a step, or a path of them, that began at `start` and ended at `end`."""
+    """What the model is yet to be told of: a step, or a path of them, that began at `start` and ended at `end`.
+
+    `graphs`: that it ran.
+    """
 
     step: Step
     start: Start
     end: Moment
+    graphs: int
     cut_off: bool
     whole_path: bool
 
@@ -293,14 +297,15 @@ class Runner:
                 if self._notes:
                     self.model.observe(self._ran(self._notes.popleft()))
 
-    def note_path(self, start: Start, end: Stand, step: Step, cut_off: bool) -> None:
+    def note_path(self, start: Start, end: Stand, step: Step, graphs: int, cut_off: bool) -> None:
         """Of a whole path, as one step from where it started."""
-        self._note(Note(step, start, Moment(end.at_s, end.cpu_s), cut_off, True))
+        self._note(Note(step, start, Moment(end.at_s, end.cpu_s), graphs, cut_off, True))
 
     def _note_step(self, stand: Stand, step: Step, cut_off: bool = False) -> None:
         """Of a step that began at `stand`, which ends now."""
         now = Moment(self.clocks.wall(), self.clocks.thread())
-        self._note(Note(step, start_of(stand), now, cut_off, False))
+        graphs = len(stand.passed) + cut_off
+        self._note(Note(step, start_of(stand), now, graphs, cut_off, False))
         stand.at_s, stand.cpu_s = now
 
     def _note(self, note: Note) -> None:
@@ -322,6 +327,7 @@ class Runner:
             note.cut_off,
             None if start.predicted_ms is None else start.predicted_ms[row],
             note.whole_path,
+            note.graphs,
         )
 
 

@@ -121,7 +121,7 @@ def test_recorded_times_are_kept_whatever_comes_of_the_report(
     asked = Asked(folder / "toy.stretto", "digits", samples=5, profile_rounds=1, overhead_rounds=1, sensors_s=0.05)
     with pytest.raises(FloatingPointError, match="made up"):
         run(asked, Runtime("deadline", "profile"), Effort(rounds=1), Files(recording=tmp_path / "deep" / "c.npz"))
-    assert len(Recording.load(tmp_path / "deep" / "c.npz").paths) == 4
+    assert len(Recording.load(tmp_path / "deep" / "c.npz").paths) == 2 * 4
 
 
 @pytest.fixture
@@ -166,8 +166,8 @@ def test_deadlines_rise_from_past_the_smallest_networks_to_past_the_largests(fol
 
 def test_every_width_and_precision_is_recorded_in_every_round(report: dict, folder: Path) -> None:
     paths = Recording.load(folder / "deep" / "c.npz").paths
-    ways = {(path.round, path.legs[0].step.width, path.legs[0].step.precision) for path in paths}
-    assert len(paths) == len(ways) == 2 * 2 * report["rounds"]
+    routes = {(path.round, *path.legs[0].step[2:], len(path.legs)) for path in paths}
+    assert len(paths) == len(routes) == 2 * 2 * 2 * report["rounds"]
 
 
 def test_switched_engine_answers_as_the_control_of_that_width(folder: Path) -> None:

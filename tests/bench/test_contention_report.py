@@ -19,7 +19,7 @@ from stretto.bench.contention_report import (
     precision_rows,
 )
 from stretto.bench.contention_rounds import Answered, Round
-from stretto.bench.recordings import Leg, RecordedPath
+from stretto.bench.recordings import Leg, RecordedPath, Route
 from stretto.policies.load import UNKNOWN
 from stretto.policies.situation import OperatingPoint, Step
 
@@ -49,7 +49,8 @@ def round_of(number: int) -> Round:
     best = POINTS[1] if calm else POINTS[0]
     answers = {OURS: answer(best), SMALLEST: answer(SMALL), AGAIN: answer(SMALL), FULL: answer(POINTS[3])}
     answers[ONWARD] = Answered(10.5, label, best) if number % 4 else Answered(500.0, -1, None)
-    paths = {(1.0, precision): path_of(reached_ms) for precision, reached_ms in times.items()}
+    paths = {Route(1.0, precision): path_of([reached_ms[0], 1e6]) for precision, reached_ms in times.items()}
+    paths |= {Route(1.0, precision, True): path_of(reached_ms[1:]) for precision, reached_ms in times.items()}
     return Round(number // 40, "idle" if calm else "bursts", True, 10.0, sample, answers, paths)
 
 

@@ -21,10 +21,10 @@ from stretto.bench.contention_rounds import (
     recording_of,
     visits,
 )
-from stretto.bench.recordings import RecordedPath
+from stretto.bench.recordings import RecordedPath, Route
 from stretto.policies.situation import OperatingPoint
 
-WAYS = ((0.5, "fp32"), (1.0, "fp32"))
+ROUTES = (Route(0.5, "fp32"), Route(1.0, "fp32", in_one=True))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def played(clock: SimpleNamespace, asks: dict, on: list[bool], environment: Envi
     def record(way: tuple[float, str], x: np.ndarray, phase: str) -> RecordedPath:
         return RecordedPath(0, f"{phase} {x:g}", 0.0, ())
 
-    entered = Field(asks, WAYS, record, Asking())
+    entered = Field(asks, ROUTES, record, Asking())
     match = Match(entered, np.arange(3, dtype=np.float32), [2.0, 8.0], seed=0)
     return list(match.play(Visit(0, environment or Environment("calm", nothing), on)))
 
@@ -106,7 +106,7 @@ def test_everybody_is_asked_the_same_in_a_round_and_timed_by_the_clock(clock: Si
     assert asked["a"] == asked["b"] == [(now.sample, now.deadline_ms) for now in rounds]
     assert [now.answers["a"].latency_ms for now in rounds] == pytest.approx([4.0] * 6)
     for now in rounds:
-        assert {way: path.phase for way, path in now.paths.items()} == dict.fromkeys(WAYS, f"calm {now.sample}")
+        assert {route: path.phase for route, path in now.paths.items()} == dict.fromkeys(ROUTES, f"calm {now.sample}")
     assert [path.round for path in recording_of(rounds).paths] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert sorted(now.sample for now in rounds) == [0, 0, 1, 1, 2, 2]
     assert sorted(now.deadline_ms for now in rounds) == [2.0] * 3 + [8.0] * 3

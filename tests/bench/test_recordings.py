@@ -35,13 +35,14 @@ def recording(bundle):
         x = np.random.default_rng(0).standard_normal(bundle.manifest.input.shape, np.float32)
         recorder = Recorder(engine, bundle, x, lambda: BUSY)
         phases = ("idle", "idle", "busy")
-        return Recording(tuple(recorder.path(way, x, phase) for phase in phases for way in ways(bundle.manifest)))
+        return Recording(tuple(recorder.path(route, x, phase) for phase in phases for route in recorder.routes))
 
 
-def test_path_runs_every_leg_of_its_way_to_the_final_exit(bundle, recording):
-    assert [path.legs[0].step[2:] for path in recording.paths] == [*ways(bundle.manifest)] * 3
-    for path in recording.paths:
-        assert tuple(leg.step for leg in path.legs) == legs(bundle.manifest, *path.legs[0].step[2:])
+def test_every_way_goes_to_its_final_exit_exit_by_exit_and_in_one_graph(bundle, recording):
+    expected = []
+    for way in ways(bundle.manifest):
+        expected += [legs(bundle.manifest, *way), (Step(0, bundle.manifest.depths, *way),)]
+    assert [tuple(leg.step for leg in path.legs) for path in recording.paths] == expected * 3
 
 
 def test_paths_are_of_the_phase_and_time_that_they_ran_in(recording):

@@ -90,7 +90,8 @@ class Runtime:
         last, wall_ms = told[-1], sum(ran.wall_ms for ran in told)
         cpu_ms = sum(ran.cpu_ms for ran in told)
         whole = last._replace(idle_ms=profiled(sum(self.own_ms))[0], ran_ms=0.0, cpu_ms=cpu_ms, wall_ms=wall_ms)
-        told.append(whole._replace(step=Step(0, last.step.depth, 1.0), predicted_ms=whole_ms, whole_path=True))
+        whole = whole._replace(step=Step(0, last.step.depth, 1.0), predicted_ms=whole_ms, whole_path=True)
+        told.append(whole._replace(graphs=len(self.own_ms)))
         self.tell(told[-1])
         return told
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from stretto.policies import TIME_MODELS, make_time_model
-from stretto.policies.latency import Ran, catch_up, legs_of
+from stretto.policies.latency import Ran, catch_up
 from stretto.policies.load import UNKNOWN, Load
 from stretto.policies.profile_model import ProfileModel
 from stretto.policies.situation import Step
@@ -102,13 +102,6 @@ def test_every_class_of_load_gets_its_study():
     catch_up(model)
     assert asked(model)[MEDIAN] == pytest.approx(14.0, rel=0.1)
     assert asked(model, load=busy)[MEDIAN] == pytest.approx(9.0, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    "step, legs", [(Step(0, 1, 1.0), 1), (Step(0, 4, 1.0), 4), (Step(3, 3, 1.0), 1), (Step(2, 4, 1.0), 3)]
-)
-def test_graphs_of_a_step_are_the_exits_from_where_it_starts(step, legs):
-    assert legs_of(step) == legs
 
 
 def test_prediction_that_was_kept_for_a_menu_is_given_up_with_the_next_study():
