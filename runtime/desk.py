@@ -29,6 +29,8 @@ class Desk:
         """Works on a ticket when its turn comes, unless it is done by then."""
         self._open.add(ticket)
         ticket.add_done_callback(self._open.discard)
+        SOON.enter()  # from now on, as the worker has to get the interpreter first
+        ticket.add_done_callback(lambda _: SOON.leave())
         if ticket.expires_s < inf:
             alarm = self._watchdog.at(ticket.expires_s, ticket.expire)
             ticket.add_done_callback(lambda _: alarm.call_off())
@@ -47,11 +49,10 @@ class Desk:
         try:
             was_cut_off = False
             if ticket.begin():
-                with SOON:
-                    run = begin(ticket.cut, awake_cpu_s)
-                    while run.advance(passing=lambda now: ticket.reach(partial(describe, now))):
-                        pass
-                    ticket.finish(run.stopped_by)
+                run = begin(ticket.cut, awake_cpu_s)
+                while run.advance(passing=lambda now: ticket.reach(partial(describe, now))):
+                    pass
+                ticket.finish(run.stopped_by)
                 run.end()
                 was_cut_off = run.was_cut_off
             self._count(ticket, was_cut_off)

@@ -23,6 +23,13 @@ class Handover:
         self._inside, self._usual_s, self._short_s = 0, 0.0, 0.0
 
     def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(self, *error: object) -> None:
+        self.leave()
+
+    def enter(self) -> None:
+        """For what ends elsewhere than it begins; `leave` as often."""
         with self._changing:
             self._inside += 1
             if self._inside == 1:
@@ -31,7 +38,8 @@ class Handover:
                     sys.setswitchinterval(INTERVAL_S)
                     self._short_s = sys.getswitchinterval()  # in whole microseconds
 
-    def __exit__(self, *error: object) -> None:
+    def leave(self) -> None:
+        """The end of what `enter` began, by any thread."""
         with self._changing:
             self._inside -= 1
             if not self._inside and sys.getswitchinterval() == self._short_s:

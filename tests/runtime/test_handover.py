@@ -77,18 +77,27 @@ def test_last_of_many_threads_restores_it():
     assert now_s() == USUAL_S
 
 
-def test_session_runs_its_graphs_so_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("ask", ["infer", "refine", "submit"])
+def test_session_runs_its_graphs_so_and_nothing_else(tmp_path, ask):
     bundle = Bundle.open(toy_bundle(tmp_path / "toy.stretto", widths=(1.0,), depths=2).path)
-    seen = []
+    seen, x = [], np.zeros((3, 8, 8), np.float32)
 
     class Looking(SetPace):
         def run(self, step, x, cut=None):
             seen.append(sys.getswitchinterval())
             return super().run(step, x, cut)
 
+    asks = {
+        "infer": lambda: session.infer(x),
+        "refine": lambda: [now_s() for _ in session.refine(x)],
+        "submit": lambda: session.submit(x).result(30),
+    }
     point = OperatingPoint(1.0, 2)
     with Session(bundle, Looking(bundle, Clock(), 1.0), Fixed(point), set_profile(bundle)) as session:
         seen.clear()
-        session.infer(np.zeros((3, 8, 8), np.float32))
-    assert seen == pytest.approx([INTERVAL_S])
+        between = asks[ask]()
+        assert seen == pytest.approx([INTERVAL_S] * len(seen))
+        assert seen
+    if ask == "refine":
+        assert between == [USUAL_S] * 2
     assert now_s() == USUAL_S
