@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import cast
+from typing import Any, cast
 
 from ..policies.situation import OperatingPoint, Policy, Situation, Step, Stop
 from ..runtime.bundle import Bundle
@@ -26,6 +26,7 @@ OURS, PROFILE = "this runtime", "this runtime, profile"
 BOTH = {OURS: "", PROFILE: ", profile"}  # how this runtime takes part, and what a figure of each is called after
 ALERT, SWITCHED = "alert, scalar filter", "switched networks"
 SMALLEST, AGAIN, FULL = "smallest network", "smallest network again", "full network"
+FULL_FP32, BY_EXIT = "full network, fp32", "this runtime, exit by exit"
 SUBMITTED, PRIORITISED, ONWARD = "submitted", "submitted, high priority", "submitted, always on"
 ANSWER_S = 60.0  # a ticket that isn't answered by then hangs
 PROFILE_ROUNDS = 20
@@ -81,13 +82,16 @@ def enter(stack: ExitStack, bundle: Bundle, profile: Profile, runtime: Runtime, 
     """The bundle's contestants by name, whose sessions are closed with `stack`."""
     fixed = Runtime("fixed", "profile")
 
-    def opened(runtime: Runtime, policy: Policy | OperatingPoint | None = None, priority: str = "normal") -> Session:
+    def opened(runtime: Runtime, policy: Policy | OperatingPoint | None = None, **options: Any) -> Session:
         engine = make_engine("onnx", bundle)
-        return stack.enter_context(open_session(bundle, engine, profile, runtime, sensors, policy, priority))
+        return stack.enter_context(open_session(bundle, engine, profile, runtime, sensors, policy, **options))
 
     small, full = smallest_point(bundle, profile), full_point(bundle)
-    return {
+    in_fp32 = full._replace(precision="fp32")
+    more = {FULL_FP32: _inferring(opened(fixed, in_fp32))} if in_fp32 != full else {}
+    return more | {
         OURS: _inferring(opened(runtime)),
+        BY_EXIT: _inferring(opened(runtime, exit_by_exit=True)),
         PROFILE: _inferring(opened(runtime.with_profile)),
         SMALLEST: _inferring(opened(fixed, small)),
         AGAIN: _inferring(opened(fixed, small)),
@@ -119,17 +123,17 @@ def open_session(
     runtime: Runtime,
     sensors: Sensing,
     policy: Policy | OperatingPoint | None = None,
-    priority: str = "normal",
+    **options: Any,
 ) -> Session:
-    """What `load` does, for bundles that are in no file too. `policy`: instead of the runtime's.
+    """What `load` does, for bundles that are in no file too.
 
-    `sensors`: everybody's, for a time model that looks at the load, as `load` would have ones of its own.
+    `policy`: instead of the runtime's; `options`: as the session takes them; `sensors`: everybody's, for a time model that looks at the load, as `load` would have ones of its own.
     """
     chosen = chosen_policy(runtime.policy if policy is None else policy, None, bundle)
     times = chosen_profile(profile, bundle, engine)
     model = chosen_model(runtime.time_model, times)
     watched = sensors if model.looks_at_load else False
-    return Session(bundle, engine, chosen, times, model=model, sensors=watched, priority=priority)
+    return Session(bundle, engine, chosen, times, model=model, sensors=watched, **options)
 
 
 def granted_priority() -> str:

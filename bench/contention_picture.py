@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .contention_contestants import ALERT, FULL, OURS, PROFILE, SMALLEST, SWITCHED
+from .contention_contestants import ALERT, FULL, FULL_FP32, OURS, PROFILE, SMALLEST, SWITCHED
 from .contention_load import ENVIRONMENTS
 from .contention_report import BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
 
@@ -15,6 +15,7 @@ STYLES = {
     SWITCHED: ("tab:red", "D--", 1.5),
     ALERT: ("tab:purple", "^--", 1.2),
     FULL: ("tab:orange", "s:", 1.2),
+    FULL_FP32: ("gold", "s:", 1.2),
     SMALLEST: ("tab:brown", "v:", 1.2),
     BEST_HERE: ("tab:green", "x--", 1.2),
     PHASE_ORACLE: ("black", "+--", 1.2),

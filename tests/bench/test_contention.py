@@ -16,7 +16,9 @@ from stretto.bench.contention import Asked, Files, deadlines_of, run
 from stretto.bench.contention_contestants import (
     AGAIN,
     ALERT,
+    BY_EXIT,
     FULL,
+    FULL_FP32,
     ONWARD,
     OURS,
     PRIORITISED,
@@ -48,7 +50,20 @@ from ..runtime.toy import toy_bundle
 
 DIGITS = {"shape": (1, 8, 8), "classes": 10, "precisions": ("fp32", "int8")}
 HINDSIGHT = {BEST_FIXED, BEST_HERE, PHASE_ORACLE, CLAIRVOYANT}
-EVERYBODY = {OURS, PROFILE, SMALLEST, AGAIN, FULL, ALERT, SUBMITTED, PRIORITISED, ONWARD, SWITCHED} | HINDSIGHT
+EVERYBODY = {
+    OURS,
+    PROFILE,
+    SMALLEST,
+    AGAIN,
+    FULL,
+    FULL_FP32,
+    BY_EXIT,
+    ALERT,
+    SUBMITTED,
+    PRIORITISED,
+    ONWARD,
+    SWITCHED,
+} | HINDSIGHT
 
 
 @pytest.fixture(scope="module")
