@@ -127,7 +127,8 @@ def open_session(
 ) -> Session:
     """What `load` does, for bundles that are in no file too.
 
-    `policy`: instead of the runtime's; `options`: as the session takes them; `sensors`: everybody's, for a time model that looks at the load, as `load` would have ones of its own.
+    `policy`: instead of the runtime's; `options`: as the session takes them; `sensors`: everybody's, for a time model
+    that looks at the load, as `load` would have ones of its own.
     """
     chosen = chosen_policy(runtime.policy if policy is None else policy, None, bundle)
     times = chosen_profile(profile, bundle, engine)
