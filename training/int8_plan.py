@@ -82,10 +82,10 @@ def _attribute(node: Any, name: str, default: float) -> float:
 def make_plans(fragments: Iterable[Fragment], graphs: Mapping[str, bytes]) -> list["Plan"]:
     """A plan of every fragment, in their order.
 
-    A stem of one layer with nothing but depthwise ones behind it stays float32 together with these. In EfficientNet-Lite0
-    at 160 pixels integers took longer there (0.36 ms against 0.28) and cost most: int8 changes the logits by 0.020 of
-    their size without them, by 0.031 with them (ONNX Runtime 1.32, one thread, calibration split). In ResNet-14, whose
-    second layer isn't depthwise, a float32 stem would take 5 to 16 us more.
+    A stem of one layer with nothing but depthwise ones behind it stays float32 together with these. In
+    EfficientNet-Lite0 at 160 pixels integers took longer there (0.36 ms against 0.28) and cost most: int8 changes the
+    logits by 0.020 of their size without them, by 0.031 with them (ONNX Runtime 1.32, one thread, calibration split).
+    In ResNet-14, whose second layer isn't depthwise, a float32 stem would take 5 to 16 us more.
 
     Depthwise layers further on become integers. In float32 all took 0.4 ms more: converting to and fro costs more than
     their integers do, and ONNX Runtime rounds a float32 layer between integers itself, by one scale for all channels,
