@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -243,6 +243,15 @@ def external(name: str, data_type: int, dims: Sequence[int]) -> Any:
     for key, value in (("location", "bound"), ("offset", "0"), ("length", str(size))):
         tensor.external_data.add(key=key, value=value)
     return tensor
+
+
+def numbers_of(
+    name: str, bindings: Mapping[str, Binding], constants: Mapping[str, Any], weights: Arrays
+) -> NDArray[Any] | None:
+    """An initialiser's numbers, bound or inside the graph; None of what is computed."""
+    if name in bindings:
+        return bindings[name].array(weights)
+    return _array(constants[name]) if name in constants else None
 
 
 def _array(tensor: Any) -> NDArray[Any]:

@@ -3,13 +3,13 @@
 Weights are int8, symmetric, one scale per output channel, and one tensor serves every width: a width cuts it, and takes
 as scale what it cuts of the tensor's own scales times the factors of its norms. Activations are uint8 with one scale
 and zero point a tensor and width, from calibration data. Biases and tensors between steps stay float32; engines make
-integers of the biases when they load.
+integers of the biases when they load. A width's biases take back what rounding the weights adds in the mean.
 
 Reference: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
 CVPR 2018; what is fused: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.manifest import Arrays, Binding, Fragment
-from .int8_plan import Layer, Plan
-from .onnx_graph import Parts, external
-from .ranges import Range, activation_ranges
+from .fold_graph import fold_graphs
+from .int8_plan import Layer, Plan, make_plans
+from .onnx_graph import Parts, external, tensors_of
+from .ranges import Observed, observe
 
 INT8 = "int8"
 Integers = tuple[NDArray[np.int8], NDArray[np.float32]]  # of a weight, and the scale of each channel
@@ -40,36 +41,61 @@ def with_int8(
         largest: absolute value of the largest weight, at most 127.
         tell: how many widths are done, and of how many.
     """
-    plans = [Plan(fragment, parts.graphs[fragment.member]) for fragment in parts.fragments]
-    widths = sorted({plan.fragment.width for plan in plans if plan.fragment.width is not None})
-    ranges: dict[float | None, dict[str, Range]] = {}
-    for done, width in enumerate(widths, start=1):
-        path = [plan for plan in plans if plan.fragment.width in (None, width)]
-        ranges[width] = activation_ranges(parts, path, batches())
-        tell(done, len(widths))
-    ranges[None] = ranges[widths[-1]]  # the stem's don't depend on the width
+    folded = fold_graphs(parts)
+    plans = make_plans(folded.fragments, folded.graphs)
 
     @cache
     def integers(tensor: str, axis: int) -> Integers:
-        return int8_weight(parts.weights[tensor], axis, largest)
+        return int8_weight(folded.weights[tensor], axis, largest)
 
-    made = [quantize(plan, parts.weights, ranges[plan.fragment.width], integers) for plan in plans]
-    weights = parts.weights | {name: array for _, _, arrays in made for name, array in arrays.items()}
-    graphs = parts.graphs | {fragment.member: graph for fragment, graph, _ in made}
-    return replace(parts, fragments=(*parts.fragments, *(one for one, _, _ in made)), graphs=graphs, weights=weights)
+    widths = sorted({plan.fragment.width for plan in plans if plan.fragment.width is not None})
+    observed: dict[float | None, Observed] = {}
+    for done, width in enumerate(widths, start=1):
+        path = [plan for plan in plans if plan.fragment.width in (None, width)]
+        observed[width] = observe(folded, path, _errors(path, folded.weights, integers), batches())
+        tell(done, len(widths))
+    observed[None] = observed[widths[-1]]  # the stem's don't depend on the width
+    made = [quantize(plan, folded.weights, observed[plan.fragment.width], integers) for plan in plans]
+    weights = folded.weights | {name: array for _, _, arrays in made for name, array in arrays.items()}
+    used = parts.weights.keys() | tensors_of(b for fragment, _, _ in made for b in fragment.bindings.values())
+    return replace(
+        parts,
+        fragments=(*parts.fragments, *(fragment for fragment, _, _ in made)),
+        graphs=parts.graphs | {fragment.member: graph for fragment, graph, _ in made},
+        weights={name: array for name, array in weights.items() if name in used},
+    )
 
 
 def quantize(
-    plan: Plan, weights: Arrays, ranges: Mapping[str, Range], integers: Callable[[str, int], Integers]
+    plan: Plan, weights: Arrays, observed: Observed, integers: Callable[[str, int], Integers]
 ) -> tuple[Fragment, bytes, Arrays]:
     """The int8 form of a plan's fragment, its graph, and the arrays that its bindings name beside `weights`.
 
     Args:
-        ranges: of every tensor in `plan.ranged`.
+        observed: ranges of every tensor in `plan.ranged`, and the shifts that biases take back.
         integers: gives those of a tensor by its name, and the axis that has the scales.
     """
-    writer = _Writer(plan, weights, {name: uint8_scale(*ranges[of]) for name, of in plan.ranged.items()}, integers)
+    writer = _Writer(plan, weights, observed, integers)
     return writer.fragment(), writer.graph(), writer.arrays
+
+
+def _errors(plans: Iterable[Plan], weights: Arrays, integers: Callable[[str, int], Integers]) -> Arrays:
+    """What weights are larger by in int8, by their names, where a bias can take back what comes of it."""
+    errors: Arrays = {}
+    for plan, layer in [(one, layer) for one in plans for layer in one.layers.values()]:
+        if layer.takes_bias and (not layer.bias or plan.bias(layer, weights) is not None):
+            tensor, axis = layer.binding.tensor, layer.shared_axis
+            whole, scale = integers(tensor, axis)
+            error = whole * _along(scale, axis, whole.ndim) - weights[tensor].astype(np.float32)
+            errors[layer.weight] = layer.binding.array(weights | {tensor: error})
+    return errors
+
+
+def _along(vector: NDArray[np.float32], axis: int, rank: int) -> NDArray[np.float32]:
+    """A vector as an array of `rank` axes that multiplies along one of them."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return vector.reshape(shape)
 
 
 def uint8_scale(low: float, high: float) -> tuple[float, int]:
@@ -89,22 +115,18 @@ def int8_weight(weight: NDArray[Any], axis: int, largest: int) -> Integers:
     highest = np.abs(weight).max(axis=tuple(n for n in range(weight.ndim) if n != axis))
     least = np.finfo(np.float32).tiny
     scale = np.where(highest > 0, np.maximum(highest / largest, least), 1).astype(np.float32)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    return np.rint(weight / scale.reshape(shape)).astype(np.int8), scale
+    return np.rint(weight / _along(scale, axis, weight.ndim)).astype(np.int8), scale
 
 
 class _Writer:
-    """Writes one fragment. `scales`: scale and zero point of the activations that become uint8."""
+    """Writes one fragment."""
 
     def __init__(
-        self,
-        plan: Plan,
-        weights: Arrays,
-        scales: Mapping[str, tuple[float, int]],
-        integers: Callable[[str, int], Integers],
+        self, plan: Plan, weights: Arrays, observed: Observed, integers: Callable[[str, int], Integers]
     ) -> None:
-        self._plan, self._weights, self._scales, self._integers = plan, weights, scales, integers
+        self._plan, self._weights, self._shifts, self._integers = plan, weights, observed.shifts, integers
+        # scale and zero point of the activations that become uint8
+        self._scales = {name: uint8_scale(*observed.ranges[of]) for name, of in plan.ranged.items()}
         self._bindings, self._constants = dict(plan.fragment.bindings), dict(plan.constants)
         self.arrays: Arrays = {}
         self._nodes = [self._weight(layer) for layer in plan.layers.values()]
@@ -153,9 +175,9 @@ class _Writer:
         The norm's factor is the scale's, its sign the weights'. A channel whose factor is so small that its bias
         wouldn't fit into an integer of its scale gets weights of zero, and a scale that the bias fits.
         """
-        binding, bias = layer.binding, self._plan.fragment.bindings.get(layer.bias)
+        binding, bias = layer.binding, self._plan.bias(layer, self._weights)
         factor = np.ones_like(scale) if binding.scale is None else self._weights[binding.scale].astype(np.float32)
-        summand = np.zeros_like(scale) if bias is None else np.abs(bias.array(self._weights))
+        summand = np.zeros_like(scale) if bias is None else np.abs(bias)
         least = summand / (BIAS_LARGEST * self._scales[layer.input][0] * scale)
         least = np.maximum(least, np.finfo(np.float32).tiny / scale)
         silent = np.abs(factor) < least
@@ -171,8 +193,22 @@ class _Writer:
         import onnx
 
         read = [f"{name}.dequantized" if name in self._plan.layers else self._read(name) for name in node.input]
+        layer = self._plan.layers.get(node.input[1]) if len(node.input) > 1 else None
+        if layer is not None and layer.weight in self._shifts:
+            read = [*read[:2], self._bias(layer)]
         made = [self._made(name) for name in node.output]
         return onnx.NodeProto(op_type=node.op_type, name=node.name, input=read, output=made, attribute=node.attribute)
+
+    def _bias(self, layer: Layer) -> str:
+        """The bias of a layer, less what rounding its weight adds to its outputs."""
+        from onnx import TensorProto
+
+        bias, shift = self._plan.bias(layer, self._weights), self._shifts[layer.weight]
+        name, key = f"{layer.weight}.bias", f"{self._plan.own(layer.weight)}.bias"
+        self.arrays[key] = ((0 if bias is None else bias) - shift).astype(np.float32)
+        self._bindings[name] = Binding(key, (None,))
+        self._constants[name] = external(name, TensorProto.FLOAT, shift.shape)
+        return name
 
     def _round_trip(self, name: str) -> list[Any]:
         """An activation to uint8 and back, if it becomes that."""
