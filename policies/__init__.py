@@ -1,6 +1,7 @@
 """Decisions: which step next, or stop. Pure functions of plain data, numpy only, told the time instead of asking.
 
-A new policy is one file here and one line in `POLICIES`; a new time model is one in `TIME_MODELS`.
+A new policy is one file here and one line in `POLICIES`; a new time model is one in `TIME_MODELS`, a new exit rule one
+in `EXIT_RULES`.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
+from .exits import Rule
 from .latency import TimeModel
 from .situation import Policy
 
@@ -18,6 +20,12 @@ POLICIES = {
     "deadline": ".deadline:Deadline",
     "fixed": ".fixed:Fixed",
     "oracle": ".oracle:Oracle",
+}
+EXIT_RULES = {
+    "entropy": ".exits:EntropyRule",
+    "margin": ".exits:MarginRule",
+    "patience": ".exits:PatienceRule",
+    "probability": ".exits:ExitRule",
 }
 TIME_MODELS = {
     "scalar": ".scalar:ScalarFilter",
@@ -43,6 +51,16 @@ def make_time_model(name: str, **parameters: Any) -> TimeModel:
     """
     model: TimeModel = _make("time model", TIME_MODELS, name, parameters)
     return model
+
+
+def make_exit_rule(name: str, **parameters: Any) -> Rule:
+    """The exit rule called `name` with these parameters.
+
+    Raises:
+        ValueError: no exit rule has that name, it has no such parameter or needs another, or a value is out of range.
+    """
+    rule: Rule = _make("exit rule", EXIT_RULES, name, parameters)
+    return rule
 
 
 def looks_at_energy(policy: Any) -> bool:

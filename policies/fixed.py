@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from .exits import ExitRule, as_rule
+from .exits import Rule, as_rule
 from .situation import OperatingPoint, Situation, Step, Stop
 
 
@@ -17,8 +17,8 @@ class Fixed:
     """
 
     point: OperatingPoint
-    confidence: float | ExitRule | None = None
-    _rule: ExitRule | None = field(init=False, repr=False, compare=False)
+    confidence: float | Rule | None = None
+    _rule: Rule | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.point, OperatingPoint):

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from math import inf
 
-from .exits import ExitRule, as_rule
+from .exits import Rule, as_rule
 from .situation import Situation, Step, Stop
 from .targets import way_to
 
@@ -20,9 +20,9 @@ class Heading(ABC):
         margin_ms: kept free before the deadline, for what happens after the exit; >= 0.
     """
 
-    confidence: float | ExitRule | None = None
+    confidence: float | Rule | None = None
     margin_ms: float = 0.0
-    _rule: ExitRule | None = field(init=False, repr=False, compare=False)
+    _rule: Rule | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin_ms < inf:

@@ -1,6 +1,6 @@
 """From logits to calibrated probabilities: all of them where somebody looks at them, the highest one always."""
 
-from math import exp
+from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating]
 
 _FEW = 64  # classes
+_FAR = -1e3  # temperatures below the highest logit, where a probability is 0 and its logarithm still a number
 
 
 def calibrated_scores(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
@@ -29,3 +30,23 @@ def highest_score(logits: FloatArray, temperature: float) -> tuple[int, float]:
     values = logits.tolist()
     highest = max(values)
     return values.index(highest), 1 / sum([exp((value - highest) / temperature) for value in values])
+
+
+def runner_up(logits: FloatArray) -> float:
+    """Of one sample, (classes,) of two or more: the second highest logit, which may equal the highest."""
+    if len(logits) > _FEW:
+        return float(np.partition(logits, -2)[-2])
+    return float(sorted(logits.tolist())[-2])
+
+
+def entropy(logits: FloatArray, temperature: float) -> float:
+    """Of one sample's `calibrated_scores`, in nats: 0 when one class is certain, log(classes) when all are alike."""
+    if len(logits) > _FEW:
+        below = np.maximum((logits - logits.max()) / temperature, _FAR)
+        weights = np.exp(below)
+        return log(weights.sum()) - float((weights * below).sum() / weights.sum())
+    values = logits.tolist()
+    highest = max(values)
+    falls = [max((value - highest) / temperature, _FAR) for value in values]
+    shares = [exp(fall) for fall in falls]
+    return log(sum(shares)) - sum([share * fall for share, fall in zip(shares, falls, strict=True)]) / sum(shares)

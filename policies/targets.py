@@ -6,7 +6,7 @@ from math import inf, log
 from operator import itemgetter
 from typing import Final
 
-from .exits import ExitRule
+from .exits import Rule
 from .situation import Situation, Step, Stop
 
 Offer = tuple[Step, float, float]  # a step, when it would finish, how accurate it would be
@@ -49,7 +49,7 @@ def accuracy_in_hand(situation: Situation) -> float:
     return max([exit.accuracy for exit in situation.evidence]) if situation.evidence else -1.0
 
 
-def way_to(target: Step, steps: Sequence[Step], rule: ExitRule | None) -> Step:
+def way_to(target: Step, steps: Sequence[Step], rule: Rule | None) -> Step:
     """The step to run for this target: all in one go, or the first leg where a `rule` may stop at any exit.
 
     Whoever runs it looks at the clock at every exit on the way, and asks again where the rest may be late.
