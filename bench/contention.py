@@ -22,7 +22,10 @@ from ..runtime.profile import Profile
 from ..runtime.sensors import Sensors
 from .contention_contestants import (
     BOTH,
+    FULL,
+    FULL_FP32,
     PROFILE_ROUNDS,
+    SMALLEST,
     Runtime,
     enter,
     enter_switched,
@@ -31,11 +34,11 @@ from .contention_contestants import (
     points_of,
     smallest_point,
 )
-from .contention_costs import OVERHEAD_ROUNDS, overhead_rows, sensors_row
+from .contention_costs import OVERHEAD_ROUNDS, idle_p99_ms, overhead_rows, sensors_row
 from .contention_foresight import foresight, foresight_rows
 from .contention_picture import draw
 from .contention_report import Known, Table, choices, comparison_rows, counts, lateness_rows, precision_rows
-from .contention_rounds import Asking, Effort, Field, Tell, recording_of, run_rounds
+from .contention_rounds import Ask, Asking, Effort, Field, Tell, recording_of, run_rounds
 from .contention_switched import by_width, find_controls
 from .evaluate import logits_on, read_splits
 from .recordings import Recorder, Recording
@@ -92,6 +95,7 @@ def run(
         sensors = stack.enter_context(Sensors(own_running=asking))
         asks = enter(stack, bundle, profile, runtime, sensors)
         asks |= enter_switched(stack, controls, runtime, sensors, asked.profile_rounds, partial(tell, "controls"))
+        report["deadlines_ms"] = deadlines_of(asks, x[0], asked.overhead_rounds)
         for who, ending in BOTH.items():
             costs += overhead_rows(asks[who], engine, x[0], name, asked.overhead_rounds, ending)
         recorder = Recorder(engine, bundle, x[0], lambda: sensors.now)
@@ -156,14 +160,16 @@ def describe(
         "runtime": asdict(runtime),
         "priority": granted_priority(),
         "points": {name: point._asdict() | {"p99_ms": profile.whole_way_ms(point)} for name, point in points.items()},
-        "deadlines_ms": deadlines_of(bundle, profile),
     }
 
 
-def deadlines_of(bundle: Bundle, profile: Profile) -> list[float]:
-    """(deadlines,) milliseconds, evenly spaced in the logarithm."""
-    slowest_ms = max(profile.whole_way_ms(point) for point in points_of(bundle))
-    fastest_ms = profile.whole_way_ms(smallest_point(bundle, profile))
+def deadlines_of(asks: Mapping[str, Ask], x: NDArray[np.float32], rounds: int) -> list[float]:
+    """(deadlines,) milliseconds, evenly spaced in the logarithm, from what fixed networks take on the idle machine.
+
+    Not from the profile, whose few runs of each point say little of the highest percent. `rounds`: requests of each.
+    """
+    slowest_ms = max(idle_p99_ms(asks[who], x, rounds) for who in (FULL, FULL_FP32) if who in asks)
+    fastest_ms = idle_p99_ms(asks[SMALLEST], x, rounds)
     return [float(each) for each in np.geomspace(LOWEST * fastest_ms, HIGHEST * slowest_ms, DEADLINES)]
 
 

@@ -16,7 +16,7 @@ from .contention_rounds import Ask
 from .pools import run_way
 from .report import Row, spread, time_ms
 
-OVERHEAD_ROUNDS = 200
+OVERHEAD_ROUNDS = 400
 PAUSE_S = (0.005, 0.020)  # before whatever is timed, as between requests of a device
 AMPLE_MS = 10_000.0  # a deadline, so that everything is on, but one that never comes
 MOST_US = 150.0
@@ -65,6 +65,12 @@ def _overhead_row(
         spread=spread(over_us), control={"steps": [list(step) for step in steps], "bare, ms": float(np.median(raw_ms))},
         note="a deadline that never comes; pairs",
     )  # fmt: skip
+
+
+def idle_p99_ms(ask: Ask, x: NDArray[np.float32], rounds: int) -> float:
+    """Milliseconds in which 99 % of so many requests are answered, each after a pause; `x`: one sample."""
+    rng = random.Random(0)
+    return float(np.quantile([_paused(rng, PAUSE_S, lambda: _answered(ask, x)) for _ in range(rounds)], 0.99))
 
 
 def sensors_row(seconds: float) -> Row:
