@@ -1,6 +1,7 @@
 """The whole bench, on a toy bundle and as short as it gets."""
 
 import json
+import time
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -13,6 +14,7 @@ pytest.importorskip("sklearn", reason="digits come with scikit-learn")
 
 from stretto.bench import contention, contention_rounds
 from stretto.bench.contention import Asked, Files, deadlines_of, run
+from stretto.bench.contention_costs import idle_p99_ms
 from stretto.bench.contention_contestants import (
     AGAIN,
     ALERT,
@@ -170,13 +172,28 @@ def test_command_line_measures_the_runtime_as_a_user_gets_it(commanded: Callable
     assert commanded()[1] == Runtime(default["policy"].default, TIME_MODEL)
 
 
-def test_deadlines_rise_from_past_the_smallest_networks_to_past_the_largests(folder: Path) -> None:
-    bundle = Bundle.open(folder / "toy.stretto")
-    profile = set_profile(bundle, stage_ms=2.0)  # 1 ms for the smallest, 6 ms for the largest
-    deadlines_ms = deadlines_of(bundle, profile)
-    assert (smallest_point(bundle, profile), full_point(bundle)) == ((0.5, 1, "fp32"), (1.0, 3, "int8"))
+def test_deadlines_rise_from_past_the_smallest_networks_to_past_the_largests(monkeypatch: pytest.MonkeyPatch) -> None:
+    p99_ms = {SMALLEST: 1.0, FULL: 4.0, FULL_FP32: 6.0, OURS: 99.0}
+    monkeypatch.setattr(contention, "idle_p99_ms", lambda ask, x, rounds: ask)
+    deadlines_ms = deadlines_of(p99_ms, np.zeros(1), 3)  # type: ignore[arg-type]
     assert (deadlines_ms[0], deadlines_ms[-1]) == (pytest.approx(1.5), pytest.approx(1.3 * 6))
     assert np.allclose(np.diff(np.log(deadlines_ms)), np.log(1.3 * 6 / 1.5) / 4)
+
+
+def test_points_of_the_fixed_networks(folder: Path) -> None:
+    bundle = Bundle.open(folder / "toy.stretto")
+    profile = set_profile(bundle, stage_ms=2.0)
+    assert (smallest_point(bundle, profile), full_point(bundle)) == ((0.5, 1, "fp32"), (1.0, 3, "int8"))
+
+
+def test_highest_percent_of_idle_requests_is_not_what_is_usual() -> None:
+    took_ms = iter([1.0] * 97 + [50.0] * 3)
+
+    def ask(x: np.ndarray, budget_ms: float) -> object:
+        time.sleep(next(took_ms) / 1e3)
+        return object()
+
+    assert idle_p99_ms(ask, np.zeros(1), 100) >= 50  # type: ignore[arg-type]
 
 
 def test_every_width_and_precision_is_recorded_in_every_round(report: dict, folder: Path) -> None:
