@@ -14,7 +14,6 @@ pytest.importorskip("sklearn", reason="digits come with scikit-learn")
 
 from stretto.bench import contention, contention_rounds
 from stretto.bench.contention import Asked, Files, deadlines_of, run
-from stretto.bench.contention_costs import idle_p99_ms
 from stretto.bench.contention_contestants import (
     AGAIN,
     ALERT,
@@ -33,6 +32,7 @@ from stretto.bench.contention_contestants import (
     open_session,
     smallest_point,
 )
+from stretto.bench.contention_costs import idle_p99_ms
 from stretto.bench.contention_load import ENVIRONMENTS
 from stretto.bench.contention_report import BEST_FIXED, BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
 from stretto.bench.contention_rounds import Effort
