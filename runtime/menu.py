@@ -14,6 +14,7 @@ from ..policies.situation import Evidence, FloatArray, OperatingPoint, Policy, S
 from .manifest import Manifest, PointRecord
 
 Way = tuple[int, float, str]  # where a step starts, width, precision
+_ALIKE = 0.001  # accuracies nearer than this: the standard error of two points' difference on 10,000 samples is more
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +208,16 @@ class Outline:
 
 
 def unbeaten(steps: tuple[Step, ...], accuracy: FloatArray, times: FloatArray) -> tuple[Step, ...]:
-    """The steps without those that another beats: as accurate, and as soon at the median and the top.
+    """The steps without those that another beats: about as accurate, and as soon at the median and the top.
+
+    About, as so little more on held-out samples is mostly chance, and a policy would risk the deadline for it.
 
     Args:
         accuracy: (steps,)
         times: (steps, 2) at the median and at the top.
     """
     others, later = accuracy[None], times[:, None]  # each step's row has what the others are like
-    as_good = (others >= accuracy[:, None]) & (times[None] <= later).all(axis=2)
+    as_good = (others >= accuracy[:, None] - _ALIKE) & (times[None] <= later).all(axis=2)
     better = (others > accuracy[:, None]) | (times[None] < later).any(axis=2)
     is_beaten = np.any(as_good & better, axis=1)
     return tuple(step for step, beaten in zip(steps, is_beaten, strict=True) if not beaten)

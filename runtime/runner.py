@@ -22,7 +22,7 @@ from .thread_clock import thread_clock
 Reached = tuple[Evidence, ...]  # by one sample, oldest first
 NOTHING: Reached = ()
 _DECISIONS = 64  # that are kept
-_UNTOLD = 64  # notes at most: who makes one more tells the model of them
+_UNTOLD = 1024  # notes at most: who makes one more tells the model of them
 
 
 class Sensing(Protocol):

@@ -24,9 +24,9 @@ class Stats(NamedTuple):
 
 
 class Tally:
-    """Counts requests, from any thread; `ended` is told after each whether it was in time."""
+    """Counts requests, from any thread; `ended` is called after each."""
 
-    def __init__(self, ended: Callable[[bool], None] = lambda in_time: None) -> None:
+    def __init__(self, ended: Callable[[], None] = lambda: None) -> None:
         self._counting, self._ended = Lock(), ended
         self.requests = self.deadlines_met = self.cut_offs = 0
 
@@ -36,4 +36,4 @@ class Tally:
             self.requests += 1
             self.deadlines_met += deadline_met
             self.cut_offs += was_cut_off
-        self._ended(deadline_met)
+        self._ended()

@@ -60,6 +60,13 @@ def test_slower_median_is_forgiven_a_point_whose_top_quantile_is_sooner(manifest
     assert (0.5, 3) in offered(menus_of(manifest, accuracy, times, every=False).start)
 
 
+def test_point_that_is_hardly_better_and_takes_longer_is_not_offered(manifest):
+    times = {(1.0, 3): (3.0, 3.0), (0.5, 3): (1.5, 1.5)}
+    hardly, clearly = RISING | {(1.0, 3): 0.6509}, RISING | {(1.0, 3): 0.6511}
+    assert (1.0, 3) not in offered(menus_of(manifest, hardly | {(1.0, 2): 0.65}, times, every=False).start)
+    assert (1.0, 3) in offered(menus_of(manifest, clearly | {(1.0, 2): 0.65}, times, every=False).start)
+
+
 def test_equal_points_are_both_offered(manifest):
     accuracy = RISING | {(1.0, 3): 0.65}
     times = {(1.0, 3): (1.5, 1.5), (0.5, 3): (1.5, 1.5)}

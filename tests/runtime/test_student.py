@@ -1,11 +1,13 @@
 """A model that has something to study does so between requests, on a thread of the session's own."""
 
 from threading import Event, current_thread, main_thread
+from time import sleep
 
 import numpy as np
 import pytest
 from stretto.policies.deadline import Deadline
 from stretto.policies.latency import TimeModel
+from stretto.runtime import student
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.session import Session
 
@@ -86,21 +88,35 @@ def test_model_is_told_by_another_thread_under_the_lock(opened):
     assert model.told_by == {(True, session._student._worker.name)}
 
 
-def test_late_request_is_told_at_once_and_others_some_together(opened):
+def test_requests_do_not_wake_a_thread_that_looks_by_itself(opened):
     model = Studious()
     with opened(model) as session:
-        for in_time in [True] * 3:
-            session._student.request_ended(in_time)
-        assert not session._student._is_busy
-        session._student.request_ended(False)
-        assert session._student._is_busy
+        put = []
+        session._student._worker.put = put.append
+        for _ in range(3):
+            session.infer(SAMPLE)
+        assert len(put) == 1  # the first one starts it
+
+
+def test_thread_sleeps_after_a_while_and_the_next_request_wakes_it(opened, monkeypatch):
+    monkeypatch.setattr(student, "PERIOD_S", 0.001)
+    model = Studious()
+    with opened(model) as session:
+        assert answered(session, model.told)
+        for _ in range(SOON_S * 100):
+            if not session._student._is_awake:
+                break
+            sleep(0.01)
+        assert not session._student._is_awake
+        model.told.clear()
+        assert answered(session, model.told)
 
 
 def test_whoever_leaves_more_untold_than_may_be_tells_the_model(opened):
     model = Studious()
     with opened(model) as session:
-        session._tally._ended = lambda in_time: None
-        for _ in range(64 - 1):
+        session._tally._ended = lambda: None
+        for _ in range(1024 - 1):
             session.infer(SAMPLE)
         assert not model.told.is_set()
         session.infer(SAMPLE)
