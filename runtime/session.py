@@ -125,7 +125,7 @@ class Session:
         self._checks, self._clocks = checks, clocks
         self._pid, self._closed = os.getpid(), False
         self._runner = runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
-        self._student = Student(f"stretto-student-{bundle.path.stem}", runner) if runner.learns else None
+        self._student = Student(bundle.path.name, runner) if runner.learns else None
         self._tally = Tally(self._student.request_ended) if self._student else Tally()
         self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed=isinstance(policy, Fixed))
         self._watchdog = Watchdog(f"stretto-watchdog-{bundle.path.stem}", clocks.wall)

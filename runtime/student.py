@@ -1,52 +1,117 @@
-"""What a session's time model learns with: between requests, on a thread of its own."""
+"""What the time models of a process learn with: between requests, on one thread for all of its sessions."""
 
-from threading import Event
+import logging
+import os
+from threading import Event, Lock
 
 from .runner import Runner
 from .worker import Worker
 
 PERIOD_S = 0.05
 STUDIES_EVERY = 16  # requests at the most, and after the 1st, 2nd, 4th and 8th
-_QUIET = 20  # periods without a request, after which the thread sleeps until there is one
+_QUIET = 20  # periods without a request, after which a student leaves until there is one
+
+log = logging.getLogger(__name__)
 
 
 class Student:
-    """Tells the model of what ran, and lets it study, every `PERIOD_S`. Its thread starts with the first request.
+    """Has a session's model told of what ran, and lets it study, in a `School`.
 
-    Requests don't wake it: a thread that is woken asks for the interpreter, and who gives it away in the middle of a
+    Requests don't wake its thread: one that is woken asks for the interpreter, and who gives it away in the middle of a
     request loses the core where others want it. Beside two busy processes, 8.5 % of requests were late when some of
     them did that at their end, half of them though their answers had been made in time.
     """
 
-    def __init__(self, name: str, runner: Runner):
-        self._worker, self._runner = Worker(name), runner
-        self._is_awake, self._requests, self._studied = False, 0, 0
-        self._closing = Event()
+    def __init__(self, name: str, runner: Runner, school: "School | None" = None):
+        self.name, self._runner, self._school = name, runner, school or SCHOOL
+        self._attends = False
+        self._requests = self._seen = self._studied = self._quiet = 0
+        self._learning = Lock()
 
     def request_ended(self) -> None:
         """From any thread; a count that is missed now and then does no harm."""
         self._requests += 1
-        if not self._is_awake:
-            self._is_awake = True
-            self._worker.put(self._attend)
+        if not self._attends:
+            self._attends = True
+            self._school.enter(self)
 
     def close(self, timeout_s: float = 1.0) -> bool:
-        """Whether its thread ended in time."""
-        self._closing.set()
-        return self._worker.close(timeout_s)
+        """Leaves; whether what it was learning ended in time."""
+        self._school.leave(self)
+        in_time = self._learning.acquire(timeout=timeout_s)
+        if in_time:
+            self._learning.release()
+        return in_time
 
-    def _attend(self, awake_cpu_s: float) -> None:
+    def learn(self) -> bool:
+        """What is new; whether it stays."""
+        self._quiet = self._quiet + 1 if self._seen == self._requests else 0
+        self._seen = self._requests
+        with self._learning:
+            self._runner.learn()
+            if self._seen > self._studied and self._seen >= min(2 * self._studied, self._studied + STUDIES_EVERY):
+                self._studied = self._seen
+                self._runner.study()
+        return self._quiet < _QUIET
+
+    def left(self) -> None:
+        """It is out of the school: the next request brings it back."""
+        self._attends = False
+
+
+class School:
+    """The thread, while there are students; each of its own would wake up as often, and hinder all requests."""
+
+    def __init__(self) -> None:
+        self._begin()
+        if hasattr(os, "register_at_fork"):  # which has neither the thread nor usable sessions
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._changing, self._changed = Lock(), Event()
+        self._students: list[Student] = []
+        self._worker: Worker | None = None
+
+    def enter(self, student: Student) -> None:
+        """It learns from now on."""
+        with self._changing:
+            if student not in self._students:
+                self._students.append(student)
+            if self._worker is None:
+                self._worker = Worker("stretto-student")
+                self._worker.put(self._teach)
+
+    def leave(self, student: Student) -> None:
+        """It doesn't any more; the last one ends the thread."""
+        with self._changing:
+            if student in self._students:
+                self._students.remove(student)
+        if not self._students:
+            self._changed.set()
+
+    def _teach(self, awake_cpu_s: float) -> None:
+        while self._has_students():
+            self._changed.wait(PERIOD_S)
+            for student in list(self._students):
+                if not self._learns(student):
+                    self.leave(student)
+                    student.left()
+
+    def _has_students(self) -> bool:
+        with self._changing:
+            self._changed.clear()
+            if not self._students and self._worker is not None:
+                self._worker.close(0.0)
+                self._worker = None
+            return bool(self._students)
+
+    @staticmethod
+    def _learns(student: Student) -> bool:
         try:
-            quiet, seen = 0, 0
-            while quiet < _QUIET and not self._closing.wait(PERIOD_S):
-                quiet = quiet + 1 if seen == self._requests else 0
-                seen = self._requests
-                self._learn()
-        finally:
-            self._is_awake = False
+            return student.learn()
+        except Exception:
+            log.exception("%s: what ran couldn't be learnt from", student.name)
+            return True
 
-    def _learn(self) -> None:
-        self._runner.learn()
-        if self._requests > self._studied and self._requests >= min(2 * self._studied, self._studied + STUDIES_EVERY):
-            self._studied = self._requests
-            self._runner.study()
+
+SCHOOL = School()  # of the process

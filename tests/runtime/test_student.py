@@ -1,7 +1,9 @@
 """A model that has something to study does so between requests, on a thread of the session's own."""
 
 from threading import Event, current_thread, main_thread
+from threading import enumerate as enumerate_threads
 from time import sleep
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,31 +87,49 @@ def test_model_is_told_by_another_thread_under_the_lock(opened):
     model = Studious()
     with opened(model) as session:
         assert answered(session, model.told)
-    assert model.told_by == {(True, session._student._worker.name)}
+    assert model.told_by == {(True, "stretto-student")}
 
 
-def test_requests_do_not_wake_a_thread_that_looks_by_itself(opened):
+def test_only_the_first_request_enters_the_school(opened):
     model = Studious()
     with opened(model) as session:
-        put = []
-        session._student._worker.put = put.append
+        entered = []
+        session._student._school = SimpleNamespace(enter=entered.append, leave=lambda student: None)
         for _ in range(3):
             session.infer(SAMPLE)
-        assert len(put) == 1  # the first one starts it
+        assert entered == [session._student]
 
 
-def test_thread_sleeps_after_a_while_and_the_next_request_wakes_it(opened, monkeypatch):
+def test_sessions_have_one_thread_together_which_ends_with_the_last(opened):
+    models = Studious(), Studious()
+    with opened(models[0]) as first:
+        with opened(models[1]) as second:
+            assert answered(first, models[0].told) and answered(second, models[1].told)
+            assert names().count("stretto-student") == 1
+        assert answered(first, models[0].placed)
+    assert eventually(lambda: "stretto-student" not in names())
+
+
+def test_student_leaves_after_a_while_and_the_next_request_brings_it_back(opened, monkeypatch):
     monkeypatch.setattr(student, "PERIOD_S", 0.001)
     model = Studious()
     with opened(model) as session:
         assert answered(session, model.told)
-        for _ in range(SOON_S * 100):
-            if not session._student._is_awake:
-                break
-            sleep(0.01)
-        assert not session._student._is_awake
+        assert eventually(lambda: not session._student._attends)
         model.told.clear()
         assert answered(session, model.told)
+
+
+def names():
+    return [thread.name for thread in enumerate_threads()]
+
+
+def eventually(is_so):
+    for _ in range(SOON_S * 100):
+        if is_so():
+            return True
+        sleep(0.01)
+    return False
 
 
 def test_whoever_leaves_more_untold_than_may_be_tells_the_model(opened):
