@@ -235,10 +235,8 @@ def _working(array: NDArray[Any]) -> NDArray[Any]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        found, if_any = (
-            {field.name: _plain(getattr(value, field.name)) for field in fields(value)},
-            _if_any(value.__class__),
-        )
+        if_any = _if_any(value.__class__)
+        found = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
         return {name: inner for name, inner in found.items() if inner is not None or name not in if_any}
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}

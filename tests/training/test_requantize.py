@@ -248,9 +248,10 @@ def test_what_was_certified_is_not_said_of_other_precisions_and_temperatures(exp
     source = exported()
     ways = (CertifiedWay(1.0, "fp32", 0.9, 0.0, 0.5, 1.0),)
     certified = Certified("probability", "disagreement", "ltt", 0.02, 0.05, 500, ways, "With probability …")
-    saying_so = saying(source, certified_on={"data": "digits"})
-    saying_so.manifest = replace(saying_so.manifest, certified=certified)
-    found = export_bundle(saying_so, tmp_path / "a.stretto", "digits", precisions=BOTH)
+    about = {**source.manifest.provenance, "certified_on": {"data": "digits"}}
+    manifest = replace(source.manifest, certified=certified, provenance=about)
+    calibrated = Bundle(source.path, manifest, "", source.graphs, source.weights)
+    found = export_bundle(calibrated, tmp_path / "a.stretto", "digits", precisions=BOTH)
     assert found.manifest.certified is None
     assert content(found) == content(exported(precisions=BOTH))
 
