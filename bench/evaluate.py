@@ -1,24 +1,43 @@
 """What `stretto eval` reports: every operating point of a bundle on labelled data, and adaptive execution."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import product
 from math import sqrt
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..policies.deadline import Deadline
+from ..policies.exits import Rule, as_rule
+from ..policies.fixed import Fixed
 from ..policies.situation import OperatingPoint
 from ..runtime.answer import Answer
 from ..runtime.bundle import Bundle
-from ..runtime.session import Session, load
-from ..training.data import CALIBRATION, load_data_as
-from ..training.evaluate import accuracy, point_logits
+from ..runtime.certified import certified_rule
+from ..runtime.engines import Engine, make_engine, runnable
+from ..runtime.manifest import Manifest
+from ..runtime.options import CALIBRATED, chosen_profile, chosen_rule
+from ..runtime.profile import Profile
+from ..runtime.session import Session
+from ..training.evaluate import BATCH, Tell, accuracy, logits_on, read_splits
 
-Tell = Callable[[str, int, int], None]
-BATCH = 128
+CONFIDENCE = 0.9  # unless told, where nothing was certified
+Asked = float | tuple[float, ...] | Literal["calibrated"] | None
+
+
+class Adaptive(NamedTuple):
+    """Requests that go to the final exit of one width and precision unless an exit before is sure.
+
+    `rule`: None for no early exits; `says`: it and its threshold, as the report has them.
+    """
+
+    width: float
+    precision: str
+    rule: Rule | None
+    says: dict[str, Any]
 
 
 def evaluate_bundle(
@@ -26,59 +45,43 @@ def evaluate_bundle(
     data_path: str,
     splits: tuple[str, ...],
     threads: int,
-    confidence: float,
+    confidence: Asked,
     tell: Tell,
     engine: str = "onnx",
 ) -> dict[str, Any]:
     """Accuracy, MACs, parameters and latency of every point; accuracy and time when each exit may be sure enough.
 
-    The points are those that the engine runs; their latencies are the profile's, from where the session found one; see
-    `stretto profile`.
+    The points are those that the engine runs; their latencies are the profile's, see `stretto profile`. Adaptive
+    execution is measured here, one request after the other without a deadline, in turns with the full network.
+
+    Args:
+        confidence: that each exit needs; None for the bundle's certified thresholds, 0.9 where it has none.
     """
     opened = Bundle.open(path)
     data, pixels, labels = read_splits(opened, data_path, splits, tell)
     logits = logits_on(opened, pixels, labels, threads, lambda done: tell("evaluating", done, len(labels)), engine)
-    with load(path, engine=engine, threads=threads, policy=Deadline(confidence=confidence)) as session:
-        return {
-            "bundle": path.name,
-            "data": data,
-            "splits": list(splits),
-            "samples": len(labels),
-            "profile": session.profile.source,
-            "points": [_point(session, point, accuracy(logits[point], labels)) for point in session.points],
-            "adaptive": _adaptive(session, pixels, labels, confidence, tell),
-        }
+    runner = make_engine(engine, opened, threads)
+    try:
+        has = runnable(runner, opened)
+        profile = chosen_profile("auto", has, runner)
+        adaptive = _adaptive(has, runner, profile, pixels, labels, confidence, tell)
+    finally:
+        runner.close()
+    points = [record.point for record in has.manifest.points]
+    return {
+        "bundle": path.name,
+        "data": data,
+        "splits": list(splits),
+        "samples": len(labels),
+        "profile": profile.source,
+        "points": [_point(has, profile, point, accuracy(logits[point], labels)) for point in points],
+        "promise": None if has.manifest.certified is None else has.manifest.certified.promise,
+        "adaptive": adaptive,
+    }
 
 
-def read_splits(
-    bundle: Bundle, data_path: str, splits: tuple[str, ...], tell: Tell
-) -> tuple[str, NDArray[np.uint8], NDArray[np.int64]]:
-    """The data's name, and all images and labels of the splits, as the bundle takes them.
-
-    As much is held out of train as the bundle's training held out, so that "calibration" is what it never saw.
-    """
-    shape, holdout = bundle.manifest.input.shape, bundle.manifest.provenance.get("holdout", CALIBRATION)
-    data = load_data_as(data_path, shape, lambda done, total: tell("reading", done, total), calibration=holdout)
-    chosen = [data.split(name) for name in splits]
-    return data.name, np.concatenate([split.x for split in chosen]), np.concatenate([split.y for split in chosen])
-
-
-def logits_on(
-    bundle: Bundle,
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    threads: int = 1,
-    progress: Callable[[int], None] | None = None,
-    engine: str = "onnx",
-) -> dict[OperatingPoint, NDArray[np.float32]]:
-    """Every point's logits, (samples, classes), for images that `read_splits` gave."""
-    prepare, starts = bundle.manifest.input.prepare, range(0, len(pixels), BATCH)
-    batches = ((prepare(pixels[i : i + BATCH]), labels[i : i + BATCH]) for i in starts)
-    return point_logits(bundle, batches, engine=engine, threads=threads, progress=progress)[0]
-
-
-def _point(session: Session, point: OperatingPoint, right: float) -> dict[str, Any]:
-    record = session.bundle.point(point.width, point.depth, point.precision)
+def _point(bundle: Bundle, profile: Profile, point: OperatingPoint, right: float) -> dict[str, Any]:
+    record = bundle.point(point.width, point.depth, point.precision)
     return {
         "width": point.width,
         "depth": point.depth,
@@ -86,32 +89,86 @@ def _point(session: Session, point: OperatingPoint, right: float) -> dict[str, A
         "accuracy": right,
         "macs": record.macs,
         "params": record.params,
-        "latency_ms": {"p50": session.profile.whole_way_ms(point, 0.5), "p99": session.profile.whole_way_ms(point)},
+        "latency_ms": {"p50": profile.whole_way_ms(point, 0.5), "p99": profile.whole_way_ms(point)},
     }
 
 
+def contestants(bundle: Bundle, confidence: Asked) -> list[Adaptive]:
+    """The full network, then every width and precision with a rule; of certified thresholds, those that have one.
+
+    Raises:
+        ValueError: the confidence is out of range, or the calibrated one of a bundle that has none.
+    """
+    has = bundle.manifest
+    full = Adaptive(has.widths[-1], "fp32" if "fp32" in has.precisions else has.precisions[0], None, {})
+    if confidence == CALIBRATED:
+        chosen_rule(confidence, bundle)  # which refuses a bundle that has none
+    elif confidence is not None or has.certified is None:
+        return [full, *_alike(has, CONFIDENCE if confidence is None else confidence)]
+    return [full, *_certified(has)]
+
+
+def _alike(has: Manifest, confidence: float | tuple[float, ...]) -> Iterator[Adaptive]:
+    rule, says = as_rule(confidence), {"rule": "probability", "threshold": confidence}
+    for precision, width in product(has.precisions, has.widths):
+        yield Adaptive(width, precision, rule, says)
+
+
+def _certified(has: Manifest) -> Iterator[Adaptive]:
+    if has.certified is not None:
+        rules = certified_rule(has.certified).rules
+        for way in (way for way in has.certified.ways if way.precision in has.precisions):
+            says = {"rule": has.certified.rule, "threshold": way.threshold}
+            yield Adaptive(way.width, way.precision, rules[way.width, way.precision], says)
+
+
 def _adaptive(
-    session: Session, pixels: np.ndarray, labels: np.ndarray, confidence: float, tell: Tell
+    bundle: Bundle,
+    runner: Engine,
+    profile: Profile,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    confidence: Asked,
+    tell: Tell,
+) -> list[dict[str, Any]]:
+    """A row for each contestant, the full network first; they take turns in every sample."""
+    asked = contestants(bundle, confidence)
+    depths = bundle.manifest.depths
+    policies = [Fixed(OperatingPoint(one.width, depths, one.precision), one.rule) for one in asked]
+    answers: list[list[Answer]] = [[] for _ in asked]
+    times_ms: list[list[float]] = [[] for _ in asked]
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(Session(bundle, runner, policy, profile)) for policy in policies]
+        for i, image in enumerate(pixels):
+            x = bundle.manifest.input.prepare(image)
+            for turn in range(len(asked)):
+                at = (turn + i) % len(asked)
+                start = time.perf_counter()
+                answers[at].append(cast(Answer, sessions[at].infer(x)))
+                times_ms[at].append((time.perf_counter() - start) * 1e3)
+            if i % BATCH == 0 or i + 1 == len(labels):
+                tell("adaptive", i + 1, len(labels))
+    full = np.array([answer.index for answer in answers[0]])
+    rows = [_row(bundle, labels, full, given, np.array(ms)) for given, ms in zip(answers, times_ms, strict=True)]
+    named = [{"width": one.width, "precision": one.precision, **one.says} for one in asked]
+    return [name | row for name, row in zip(named, rows, strict=True)]
+
+
+def _row(
+    bundle: Bundle, labels: NDArray[np.int64], full: NDArray[np.int64], answers: list[Answer], times_ms: NDArray[Any]
 ) -> dict[str, Any]:
-    """One request after the other without a deadline, each stopping at the first exit that is sure enough."""
-    right, macs, depths, times_ms = [], [], [], []
-    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        x = session.prepare(image)
-        start = time.perf_counter()
-        answer = cast(Answer, session.infer(x))
-        times_ms.append((time.perf_counter() - start) * 1e3)
-        point = answer.point
-        right.append(answer.index == label)
-        depths.append(max(answer.exits))
-        macs.append(session.bundle.point(point.width, max(answer.exits), point.precision).macs)
-        if i % BATCH == 0 or i + 1 == len(labels):
-            tell("adaptive", i + 1, len(labels))
-    share = float(np.mean(right))
+    """`full`: what the full network answers."""
+    found = np.array([answer.index for answer in answers])
+    share = float((found == labels).mean())
+    ends = [answer.exits[-1] for answer in answers]
+    points = [answer.point for answer in answers]
+    macs = [bundle.point(p.width, depth, p.precision).macs for p, depth in zip(points, ends, strict=True)]
     return {
-        "confidence": confidence,
         "accuracy": share,
-        "accuracy_error": sqrt(share * (1 - share) / len(right)),
+        "accuracy_error": sqrt(share * (1 - share) / len(found)),
+        "disagreement": float((found != full).mean()),
         "macs": float(np.mean(macs)),
-        "depth": float(np.mean(depths)),
-        "latency_ms": {"mean": float(np.mean(times_ms)), "p50": float(np.median(times_ms))},
+        "exits": {str(depth): ends.count(depth) / len(ends) for depth in range(1, bundle.manifest.depths + 1)},
+        "depth": float(np.mean(ends)),
+        "latency_ms": {"mean": float(times_ms.mean()), "p50": float(np.median(times_ms))},
     }

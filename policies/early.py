@@ -1,11 +1,30 @@
 """What early exiting would have answered on samples whose exits are all known, and what that loses."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .situation import FloatArray
+from .exits import ThresholdRule
+from .scores import highest_score
+from .situation import Evidence, FloatArray, OperatingPoint
 
 IntArray = NDArray[np.integer]
+
+
+def certainties(rule: ThresholdRule, logits: Sequence[FloatArray], temperatures: Sequence[float]) -> FloatArray:
+    """(samples, exits) how sure each exit is by the rule itself, when it looks at every exit in turn.
+
+    Args:
+        logits: of each exit by depth, (samples, classes).
+        temperatures: of each exit.
+    """
+    exits = [
+        [Evidence(OperatingPoint(1.0, depth), row, temperature, *highest_score(row, temperature), 0.0) for row in rows]
+        for depth, (rows, temperature) in enumerate(zip(logits, temperatures, strict=True), start=1)
+    ]
+    paths = list(zip(*exits, strict=True))
+    return np.array([[rule.certainty(path[:depth]) for depth in range(1, len(path) + 1)] for path in paths])
 
 
 def stop_depths(certainty: FloatArray, thresholds: FloatArray) -> IntArray:

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import ClassVar, Protocol
 
 from .scores import entropy, runner_up
-from .situation import Evidence
+from .situation import Evidence, OperatingPoint
 
 
 class Rule(Protocol):
@@ -49,6 +49,10 @@ class ThresholdRule(ABC):
         if not isinstance(self.threshold, tuple):
             return self.threshold
         return self.threshold[depth - 1] if depth <= len(self.threshold) else inf
+
+    def looks_at(self, point: OperatingPoint) -> bool:
+        """Whether it matters to this rule what that exit says; else it may be passed over."""
+        return self.threshold_at(point.depth) < inf
 
     def allows(self, threshold: float) -> bool:
         """Whether this number can be a threshold."""
@@ -124,6 +128,12 @@ class PatienceRule(ThresholdRule):
         """As in `ThresholdRule`: 1 or more."""
         return sum(1 for _ in takewhile(lambda exit: exit.top == evidence[-1].top, reversed(evidence)))
 
+    def looks_at(self, point: OperatingPoint) -> bool:
+        """As in `ThresholdRule`; an exit that can't stop anything itself counts where a deeper one can."""
+        if not isinstance(self.threshold, tuple):
+            return self.threshold < inf
+        return any(threshold < inf for threshold in self.threshold[point.depth - 1 :])
+
 
 @dataclass(frozen=True, slots=True)
 class RulePerWay:
@@ -142,6 +152,32 @@ class RulePerWay:
         point = evidence[-1].point
         rule = self.rules.get((point.width, point.precision))
         return rule is not None and rule.is_sure(evidence)
+
+    def looks_at(self, point: OperatingPoint) -> bool:
+        """As in `ThresholdRule`."""
+        rule = self.rules.get((point.width, point.precision))
+        return rule is not None and looks_at(rule, point)
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedRule(RulePerWay):
+    """A `RulePerWay` whose thresholds carry a promise, each at its width and precision."""
+
+    def covers(self, point: OperatingPoint) -> bool:
+        """Whether the promise is about what this rule, or the final exit, ends at that width and precision."""
+        return (point.width, point.precision) in self.rules
+
+
+def looks_at(rule: Rule, point: OperatingPoint) -> bool:
+    """Whether it matters to a rule what an exit says; one of somebody's own that doesn't say is taken to want all."""
+    says = getattr(rule, "looks_at", None)
+    return says is None or bool(says(point))
+
+
+def rule_of(policy: object) -> Rule | None:
+    """What makes a policy stop at an exit on the way; None where nothing does, or where it doesn't say."""
+    rule: Rule | None = getattr(policy, "rule", None)
+    return rule
 
 
 def as_rule(confidence: float | tuple[float, ...] | Rule | None) -> Rule | None:

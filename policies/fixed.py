@@ -1,29 +1,30 @@
 """Always the same operating point: what a fixed network would do, and the baseline of every other policy."""
 
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 from .exits import Rule, as_rule
 from .situation import OperatingPoint, Situation, Step, Stop
+from .targets import way_to
 
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Goes to `point` whatever the deadline: as one span, or exit by exit where a confidence may stop it earlier.
+    """Goes to `point` whatever the deadline: as one span, or from exit to exit where a confidence may stop it earlier.
 
     Args:
         point: the operating point to answer at.
-        confidence: stop at an earlier exit once this rule is satisfied; a number is the threshold of an `ExitRule`.
+        confidence: stop at an earlier exit once this rule is satisfied; a number, or one for each depth, is that of an
+            `ExitRule`. Kept as `rule`.
     """
 
     point: OperatingPoint
-    confidence: float | Rule | None = None
-    _rule: Rule | None = field(init=False, repr=False, compare=False)
+    confidence: float | tuple[float, ...] | Rule | None = None
+    rule: Rule | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.point, OperatingPoint):
             raise ValueError(f"point is {self.point!r}; give an OperatingPoint(width, depth, precision)")
-        object.__setattr__(self, "_rule", as_rule(self.confidence))
+        object.__setattr__(self, "rule", as_rule(self.confidence))
 
     def next(self, situation: Situation) -> Step | Stop:
         """The way to the point, or TARGET there (FINAL if it is the last exit), or CONFIDENCE on the way.
@@ -39,9 +40,9 @@ class Fixed:
             if not evidence:
                 raise ValueError(f"{self.point} isn't offered; choose one of {_points(steps)}")
             return Stop.TARGET
-        if self._rule is None:
-            return target
-        return Stop.CONFIDENCE if self._rule.is_sure(evidence) else self._nearest(steps)
+        if self.rule is not None and self.rule.is_sure(evidence):
+            return Stop.CONFIDENCE
+        return way_to(target, steps, self.rule)
 
     def _target(self, steps: tuple[Step, ...]) -> Step | None:
         width, depth, precision = self.point
@@ -49,11 +50,6 @@ class Fixed:
             if step.depth == depth and step.width == width and step.precision == precision:
                 return step
         return None
-
-    def _nearest(self, steps: tuple[Step, ...]) -> Step:
-        """The next exit on the way to the point, which is among the steps."""
-        way = [step for step in steps if step.width == self.point.width and step.precision == self.point.precision]
-        return min(way, key=attrgetter("depth"))
 
 
 def _points(steps: tuple[Step, ...]) -> str:

@@ -16,31 +16,32 @@ class Heading(ABC):
     A policy says in `target` what is worth heading for, and nothing else.
 
     Args:
-        confidence: stop once this rule is satisfied; a number is the threshold of an `ExitRule`.
+        confidence: stop once this rule is satisfied; a number, or one for each depth, is that of an `ExitRule`. Kept as
+            `rule`.
         margin_ms: kept free before the deadline, for what happens after the exit; >= 0.
     """
 
-    confidence: float | Rule | None = None
+    confidence: float | tuple[float, ...] | Rule | None = None
     margin_ms: float = 0.0
-    _rule: Rule | None = field(init=False, repr=False, compare=False)
+    rule: Rule | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin_ms < inf:
             raise ValueError(f"margin_ms is {self.margin_ms}; give milliseconds >= 0")
-        object.__setattr__(self, "_rule", as_rule(self.confidence))
+        object.__setattr__(self, "rule", as_rule(self.confidence))
 
     def next(self, situation: Situation) -> Step | Stop:
-        """All the way to the target, or its first leg where a confidence is set. Otherwise the reason to stop.
+        """All the way to the target, or to the first exit that a confidence looks at. Otherwise the reason to stop.
 
         Raises:
             ValueError: the situation lacks what this policy looks at.
         """
         if situation.evidence and not situation.steps:
             return Stop.FINAL
-        if self._rule is not None and self._rule.is_sure(situation.evidence):
+        if self.rule is not None and self.rule.is_sure(situation.evidence):
             return Stop.CONFIDENCE
         target = self.target(situation)
-        return target if isinstance(target, Stop) else way_to(target, situation.steps, self._rule)
+        return target if isinstance(target, Stop) else way_to(target, situation.steps, self.rule)
 
     @abstractmethod
     def target(self, situation: Situation) -> Step | Stop:

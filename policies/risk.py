@@ -12,7 +12,7 @@ then Test, AOAS 2025; Jazbec et al., Fast yet Safe: Early-Exiting with Risk Cont
 returns the first threshold that fails instead of the one before it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, log, log1p
 from typing import TypeVar
@@ -145,6 +145,22 @@ def certify_ways(
     """`certify` for each width and precision, on a table of losses each, so that all promises hold at once."""
     ways = len(losses)
     return {way: certify(table, thresholds, epsilon, delta, method, loss, ways) for way, table in losses.items()}
+
+
+def promise_of_ways(certificates: Collection[Certificate]) -> str:
+    """One sentence for all that `certify_ways` gave."""
+    some = next(iter(certificates))
+    does = LOSSES[some.loss].format(f"{100 * some.epsilon:g} %")
+    count = sum(certificate.threshold is not None for certificate in certificates)
+    if not count:
+        return f"Nothing is promised: at no width and precision could it be shown that it {does}."
+    if some.method == "naive":
+        return f"Nothing is promised: on these {some.samples} samples stopping so {does}, on others maybe not."
+    return (
+        f"With probability at least {100 * (1 - some.delta):g} % over the draw of {some.samples} calibration samples, "
+        f"stopping early by these thresholds {does}, at each of the {count} of {len(certificates)} widths and "
+        "precisions that have one; exits forced by a deadline aren't covered."
+    )
 
 
 def samples_needed(epsilon: float, delta: float, method: str = "ltt") -> int:

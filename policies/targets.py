@@ -6,7 +6,7 @@ from math import inf, log
 from operator import itemgetter
 from typing import Final
 
-from .exits import Rule
+from .exits import Rule, looks_at
 from .situation import Situation, Step, Stop
 
 Offer = tuple[Step, float, float]  # a step, when it would finish, how accurate it would be
@@ -50,21 +50,31 @@ def accuracy_in_hand(situation: Situation) -> float:
 
 
 def way_to(target: Step, steps: Sequence[Step], rule: Rule | None) -> Step:
-    """The step to run for this target: all in one go, or the first leg where a `rule` may stop at any exit.
+    """The step to run for this target: to the nearest exit on the way that a `rule` looks at, or all in one go.
 
     Whoever runs it looks at the clock at every exit on the way, and asks again where the rest may be late.
     """
-    return target if rule is None else first_leg(target, steps)
-
-
-def first_leg(target: Step, steps: Sequence[Step]) -> Step:
-    """The nearest exit on the way to the target."""
+    if rule is None:
+        return target
     leg = target
     for step in steps:
         nearer = step.depth < leg.depth and step.first == target.first
-        if nearer and step.width == target.width and step.precision == target.precision:
+        is_on_way = nearer and step.width == target.width and step.precision == target.precision
+        if is_on_way and looks_at(rule, step.point):
             leg = step
     return leg
+
+
+def walk(target: Step, rule: Rule | None) -> tuple[Step, ...]:
+    """All steps of the way to a target, each as `way_to` gives it, if no exit on it is sure."""
+    steps: list[Step] = []
+    first = target.first
+    for depth in range(max(first, 1), target.depth + 1):
+        step = target._replace(first=first, depth=depth)
+        if depth == target.depth or (rule is not None and looks_at(rule, step.point)):
+            steps.append(step)
+            first = depth + 1
+    return tuple(steps)
 
 
 def chance_by(slack_ms: float, finish_ms: Sequence[float], levels: Sequence[float]) -> float:

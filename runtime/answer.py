@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Stop
+from .certified import IsCovered
 from .course import Request
 from .runner import Reached, Start
 
@@ -12,6 +13,9 @@ from .runner import Reached, Start
 @dataclass(slots=True)
 class Answer:
     """The best of the exits reached: the one with the highest held-out accuracy, of equal ones the deepest.
+
+    Where a confidence ended the request, it is the exit that was sure; where its promise covers the answer, the final
+    exit where none was, as calibration had it.
 
     Args:
         seen: what that exit said.
@@ -26,6 +30,10 @@ class Answer:
         exits: depths of the exits that were computed, in that order.
         energy_mj: what this sample's steps took until then, those that ended early included, millijoules: by the
             profile, the median times at its power; in a batch, the sample's share.
+        covered: whether the promise of the bundle's calibration is about this answer, as exit by exit its rule alone
+            ended it; False where a deadline or anything else did, and where nothing was certified at this width and
+            precision. None: it isn't used. The promise is a share of all inputs: where deadlines cut off the hard ones,
+            more of the covered answers may differ than it says, but not of all.
     """
 
     seen: Evidence = field(repr=False)
@@ -40,6 +48,7 @@ class Answer:
     expected_accuracy: float
     exits: tuple[int, ...]
     energy_mj: float
+    covered: bool | None = None
 
     @property
     def scores(self) -> FloatArray:
@@ -57,6 +66,7 @@ def make_answer(
     exits: Sequence[int],
     stopped_by: Stop | None,
     spent_mj: float,
+    is_covered: IsCovered | None = None,
 ) -> Answer:
     """The answer of a request that passed these exits and looked at some, at least one.
 
@@ -65,8 +75,12 @@ def make_answer(
         at_s: when it is made, by the clock of the request's arrival and deadline.
         start: the request as it stood at its first decision.
         spent_mj: what the sample's steps took so far.
+        is_covered: says whether a promise covers it; None where there is none.
     """
-    best = reached[0] if len(reached) == 1 else max(reversed(reached), key=_accuracy)
+    last = reached[-1]
+    covered = None if is_covered is None else is_covered(last.point, stopped_by)
+    is_last = len(reached) == 1 or covered or stopped_by is Stop.CONFIDENCE
+    best = last if is_last else max(reversed(reached), key=_accuracy)
     return Answer(
         seen=best,
         label=classes[best.top],
@@ -80,6 +94,7 @@ def make_answer(
         expected_accuracy=best.accuracy,
         exits=tuple(exits),
         energy_mj=float(spent_mj),
+        covered=covered,
     )
 
 

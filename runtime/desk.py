@@ -15,6 +15,7 @@ from .worker import Worker
 
 Begin = Callable[[Cut, float], Run]  # given what may end its steps, and since when the thread has been running
 Describe = Callable[[SoFar], Answer]  # the best answer of a run that reached an exit
+Conclude = Callable[[Run], Answer]  # the answer of a run that is over
 
 
 class Desk:
@@ -25,8 +26,12 @@ class Desk:
         self._open: set[Ticket] = set()
         self._closed_by: Exception | None = None
 
-    def take(self, ticket: Ticket, begin: Begin, describe: Describe) -> None:
-        """Works on a ticket when its turn comes, unless it is done by then."""
+    def take(self, ticket: Ticket, begin: Begin, describe: Describe, conclude: Conclude | None) -> None:
+        """Works on a ticket when its turn comes, unless it is done by then.
+
+        Args:
+            conclude: makes the last answer; None: it is that of the last exit.
+        """
         self._open.add(ticket)
         ticket.add_done_callback(self._open.discard)
         SOON.enter()  # from now on, as the worker has to get the interpreter first
@@ -34,7 +39,7 @@ class Desk:
         if ticket.expires_s < inf:
             alarm = self._watchdog.at(ticket.expires_s, ticket.expire)
             ticket.add_done_callback(lambda _: alarm.call_off())
-        self.worker.put(partial(self._work, ticket, begin, describe))
+        self.worker.put(partial(self._work, ticket, begin, describe, conclude))
         if self._closed_by is not None:  # meanwhile, by another thread
             ticket.fail(self._closed_by)
 
@@ -45,14 +50,16 @@ class Desk:
             ticket.fail(error)
         return self.worker.close()
 
-    def _work(self, ticket: Ticket, begin: Begin, describe: Describe, awake_cpu_s: float) -> None:
+    def _work(
+        self, ticket: Ticket, begin: Begin, describe: Describe, conclude: Conclude | None, awake_cpu_s: float
+    ) -> None:
         try:
             was_cut_off = False
             if ticket.begin():
                 run = begin(ticket.cut, awake_cpu_s)
                 while run.advance(passing=lambda now: ticket.reach(partial(describe, now))):
                     pass
-                ticket.finish(run.stopped_by)
+                ticket.finish(run.stopped_by, partial(conclude, run) if conclude and run.reached else None)
                 run.end()
                 was_cut_off = run.was_cut_off
             self._count(ticket, was_cut_off)

@@ -2,29 +2,36 @@
 
 import logging
 import os
+from typing import Final, Literal
 
 from ..policies import TIME_MODELS, make_policy, make_time_model
+from ..policies.exits import Rule
 from ..policies.fixed import Fixed
 from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
 from ..policies.situation import OperatingPoint, Policy
 from .bundle import Bundle
+from .certified import certified_rule
 from .engines import Engine
 from .measure import Stopwatch, warm_up_profile
 from .profile import Profile, cached_profile
 
 TIME_MODEL = "slices"  # unless told
+CALIBRATED: Final = "calibrated"
+Confidence = float | tuple[float, ...] | Rule | Literal["calibrated"] | None
 
 log = logging.getLogger(__name__)
 
 
-def chosen_policy(policy: str | Policy | OperatingPoint, confidence: float | None, bundle: Bundle) -> Policy:
+def chosen_policy(policy: str | Policy | OperatingPoint, confidence: Confidence, bundle: Bundle) -> Policy:
     """A policy by its name, a fixed one for a point, or the policy itself.
 
     Raises:
-        ValueError: no such policy or point, or a confidence beside a policy that is complete.
+        ValueError: no such policy or point, a confidence beside a policy that is complete, or the calibrated one of a
+            bundle that has none.
         TypeError: it's none of the three.
     """
+    confidence = chosen_rule(confidence, bundle)
     if isinstance(policy, OperatingPoint):
         bundle.point(policy.width, policy.depth, policy.precision)
         return Fixed(policy, confidence)
@@ -37,6 +44,24 @@ def chosen_policy(policy: str | Policy | OperatingPoint, confidence: float | Non
     if confidence is not None:
         raise ValueError(f"confidence {confidence} given beside a policy of your own; give it to {policy!r} itself")
     return policy
+
+
+def chosen_rule(confidence: Confidence, bundle: Bundle) -> float | tuple[float, ...] | Rule | None:
+    """The bundle's certified rule where that is asked for; everything else as it was given.
+
+    Raises:
+        ValueError: the bundle has none, or another word was given.
+    """
+    if not isinstance(confidence, str):
+        return confidence
+    if confidence != CALIBRATED:
+        raise ValueError(f"confidence is {confidence!r}; give a number in (0, 1], a rule, or {CALIBRATED!r}")
+    if bundle.manifest.certified is None:
+        raise ValueError(
+            f"confidence is {CALIBRATED!r}, but {bundle.path.name} has no certified thresholds; make one that has: "
+            f"stretto calibrate {bundle.path} --data …"
+        )
+    return certified_rule(bundle.manifest.certified)
 
 
 def chosen_profile(profile: str | os.PathLike[str] | Profile, bundle: Bundle, engine: Engine) -> Profile:

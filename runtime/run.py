@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..policies.exits import rule_of
+from ..policies.fixed import Fixed
 from ..policies.situation import FloatArray, OperatingPoint, Step, Stop
+from ..policies.targets import walk
 from .course import Course, Request
 from .engines.cut import Cut, CutOff
 from .inputs import UNLIMITED, Samples
@@ -194,12 +197,26 @@ def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...], exit_by_exi
     """One request's first decision: a policy that doesn't fit the bundle fails here.
 
     Then what is worth heading for is loaded as one graph each and run once, as what only a first run does is no
-    request's to wait for. `exit_by_exit`: nothing is, but for the graph of a fixed point.
+    request's to wait for; where a rule passes over some exits, as a graph for each that it looks at.
+
+    `exit_by_exit`: nothing is, but for the way to a fixed point.
     """
     zeros, start = np.zeros((1, *shape), np.float32), offers.menus(1).start
-    (first,) = runner.ask(runner.begin(zeros, start), inf, UNLIMITED, (NOTHING,))
-    targets: Sequence[Step] = () if exit_by_exit else offers.targets()
-    steps = [first] if isinstance(first, Step) and offers.fixed else targets
-    offers.load(steps)
-    for step in steps:
-        runner.engine.run(step, zeros)
+    runner.ask(runner.begin(zeros, start), inf, UNLIMITED, (NOTHING,))
+    policy, rule = runner.policy, rule_of(runner.policy)
+    if isinstance(policy, Fixed):
+        targets: Sequence[Step] = (policy.point.whole_way,)
+    else:
+        targets = () if exit_by_exit else offers.targets()
+    walks = [way for way in (walk(target, rule) for target in targets) if rule is None or any(map(_passes_over, way))]
+    offers.load([step for way in walks for step in way])
+    for way in walks:
+        x: Samples | None = zeros
+        for step in way:
+            if x is not None:
+                _, x = runner.engine.run(step, x)
+
+
+def _passes_over(step: Step) -> bool:
+    """Whether there are exits on its way, none of which is computed."""
+    return step.depth > max(step.first, 1)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policies.exits import rule_of
 from ..policies.fixed import Fixed
 from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
@@ -17,6 +18,7 @@ from ..policies.situation import Budget, OperatingPoint, Policy
 from .answer import Answer, make_answer
 from .batch import BatchRun
 from .bundle import Bundle
+from .certified import coverage_of
 from .course import Request
 from .desk import Desk
 from .engines import Engine, make_engine, runnable
@@ -25,7 +27,7 @@ from .handover import SOON
 from .inputs import Samples, budget_of, check_input
 from .memory import return_freed_memory
 from .offers import Offers
-from .options import chosen_model, chosen_policy, chosen_profile, usual_model
+from .options import Confidence, chosen_model, chosen_policy, chosen_profile, usual_model
 from .profile import Profile
 from .run import Run, SoFar, rehearse
 from .runner import BLIND, Clocks, Runner, Sensing
@@ -46,7 +48,7 @@ def load(
     engine: str = "onnx",
     threads: int = 1,
     policy: str | Policy | OperatingPoint = "alert",
-    confidence: float | None = None,
+    confidence: Confidence = None,
     profile: str | os.PathLike[str] | Profile = "auto",
     checks: bool = True,
     time_model: str | TimeModel | None = None,
@@ -64,7 +66,9 @@ def load(
         engine: what runs the graphs, one of `ENGINES`.
         threads: processor threads for one step.
         policy: the name of a policy, a policy of one's own, or an operating point to answer at always.
-        confidence: stop at an exit that is at least this sure, in (0, 1].
+        confidence: stop at an exit that is at least this sure, in (0, 1], or a number for each depth, or a rule of
+            `EXIT_RULES`. "calibrated": by the thresholds that `stretto calibrate` certified; `Answer.covered` says
+            whether their promise is about an answer.
         profile: "auto" takes the one that `stretto profile` measured on this device, or else makes do with a few runs
             while loading; otherwise a `Profile`, or the file of one.
         checks: look for NaN and infinity in every input; dtype and shape are looked at in any case.
@@ -77,7 +81,8 @@ def load(
             what it granted.
         exit_by_exit: let `infer` look at the clock at every exit. By default it goes to its first target in one graph,
             which is quicker, but can't stop on the way: better where stages take no longer than what may delay them,
-            a few milliseconds. Those graphs hold their weights once more.
+            a few milliseconds. Those graphs hold their weights once more. A confidence makes it stop wherever it may
+            be sure, in any case.
 
     Raises:
         BundleError: the file can't be used.
@@ -133,7 +138,9 @@ class Session:
         worker = Worker(f"stretto-worker-{bundle.path.stem}", priority)
         self._desk = Desk(worker, self._watchdog, self._tally)
         median = self._runner.model.levels.index(0.5)
-        self._make_answer = partial(make_answer, bundle.manifest.classes, median)
+        self._rule = rule_of(policy)
+        is_covered = coverage_of(self._rule, bundle.manifest.depths)
+        self._make_answer = partial(make_answer, bundle.manifest.classes, median, is_covered=is_covered)
         rehearse(self._runner, self._offers, bundle.manifest.input.shape, exit_by_exit)
         self._sensors: Sensors | None = None
         if sensors is True:
@@ -218,7 +225,9 @@ class Session:
         request = self._accept_one("submit", x, budget_ms, deadline, budget)
         ticket = Ticket(request.arrival, request.deadline, late, self._clocks.wall)
         begin = partial(Run, self._runner, self._offers, request, x[None].copy(), None)
-        self._desk.take(ticket, begin, partial(self._answer_then, request))
+        # what a rule ended is answered by the exit that it looked at last, which none knows before
+        conclude = None if self._rule is None else partial(self._answer, request)
+        self._desk.take(ticket, begin, partial(self._answer_then, request), conclude)
         return ticket
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Samples:

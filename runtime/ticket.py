@@ -111,9 +111,10 @@ class Ticket(Future["Answer | None"]):
             self.cut.stop()
             self._give(Stop.DEADLINE)
 
-    def finish(self, stopped_by: Stop | None) -> None:
-        """For the worker: no exit follows, for this reason."""
+    def finish(self, stopped_by: Stop | None, best: Callable[[], Answer] | None = None) -> None:
+        """For the worker: no exit follows, for this reason; `best` makes the answer, if not as the last exit's did."""
         if self._claim():
+            self._best = best or self._best
             self._give(stopped_by)
 
     def fail(self, error: BaseException) -> None:

@@ -6,7 +6,19 @@ from itertools import product
 
 import numpy as np
 
-from .manifest import Arrays, Binding, Fragment, InputSpec, Manifest, PointRecord, TensorSpec, graphs_of
+from ..policies.risk import LOSSES, METHODS
+from .certified import certified_rule
+from .manifest import (
+    Arrays,
+    Binding,
+    Certified,
+    Fragment,
+    InputSpec,
+    Manifest,
+    PointRecord,
+    TensorSpec,
+    graphs_of,
+)
 from .onnx_fragment import FLOAT, INT8, Graph, read_fragment
 
 WEIGHTS = "weights.safetensors"
@@ -28,6 +40,8 @@ def verify(manifest: Manifest, graphs: Mapping[str, bytes], weights: Arrays) -> 
         _verify_axes(manifest)
         _verify_input(manifest.input)
         _verify_points(manifest)
+        if manifest.certified is not None:
+            _verify_certified(manifest, manifest.certified)
         _verify_complete(manifest)
         _verify_chain(manifest)
     except ValueError as error:
@@ -82,6 +96,23 @@ def _verify_point(point: PointRecord) -> None:
         raise ValueError(f"accuracy of {point} isn't in [0, 1]")
     if min(point.macs, point.params) < 0 or point.temperature <= 0:
         raise ValueError(f"macs and params of {point} must be at least 0, its temperature positive")
+
+
+def _verify_certified(manifest: Manifest, certified: Certified) -> None:
+    certified_rule(certified)  # which checks the rule and its thresholds
+    for name, found, known in (("loss", certified.loss, LOSSES), ("method", certified.method, METHODS)):
+        if found not in known:
+            raise ValueError(f"certified.{name} is {found!r}, expected one of {', '.join(known)}")
+    if not (0 < certified.epsilon < 1 and 0 < certified.delta < 1 and certified.samples > 0):
+        found = f"epsilon {certified.epsilon}, delta {certified.delta}, samples {certified.samples}"
+        raise ValueError(f"certified has {found}, expected shares in (0, 1) and at least 1")
+    there = [(way.width, way.precision) for way in certified.ways]
+    possible = set(product(manifest.widths, manifest.precisions))
+    if len(set(there)) < len(there) or not possible.issuperset(there):
+        raise ValueError(f"certified.ways are {there}, expected different ones of the points' widths and precisions")
+    for way in certified.ways:
+        if not (-1 <= way.risk <= 1 and 0 <= way.early <= 1 and 0 <= way.agreement <= 1):
+            raise ValueError(f"{way} has a risk outside [-1, 1], or a share outside [0, 1]")
 
 
 def _verify_complete(manifest: Manifest) -> None:

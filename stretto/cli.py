@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -13,9 +12,9 @@ from rich.console import Console
 
 from . import console as show
 from .cli_bench import bench
+from .cli_values import confidence_of, exits_of, explain, numbers, policy_of
 
 if TYPE_CHECKING:
-    from .policies.situation import OperatingPoint
     from .runtime.answer import Answer
 
 app = typer.Typer(
@@ -27,12 +26,6 @@ One trained network, answered at any width and any depth, in time.""",
 )
 app.add_typer(bench, name="bench")
 out = show.OUT
-# a missing module → the extra that brings it
-EXTRAS = {
-    "torch": "train", "onnx": "train", "onnxscript": "train", "PIL": "train", "sklearn": "train", "fastapi": "serve",
-    "uvicorn": "serve", "prometheus_client": "serve", "orjson": "serve", "matplotlib": "dev", "packaging": "dev",
-    "pytorchcv": "bench", "torchvision": "bench", "openvino": "openvino",
-}  # fmt: skip
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
 Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")]
@@ -48,7 +41,9 @@ Point = Annotated[
 PolicyName = Annotated[
     str | None, typer.Option(help="deadline, the default, alert, conformal, or fixed, which needs --point")
 ]
-Confidence = Annotated[float | None, typer.Option(help="stop at an exit that is this sure, in (0, 1]")]
+Confidence = Annotated[
+    str | None, typer.Option(help="stop at an exit that is this sure, in (0, 1]; a number a depth; or calibrated")
+]
 Head = Annotated[str, typer.Option(help="classifier of the early exits: linear or conv")]
 Exits = Annotated[str, typer.Option(help="how many, or shares of the MACs, or names of layers (see stretto trace)")]
 
@@ -69,7 +64,7 @@ def trace(
     from .training.task import trace_network
 
     report = trace_network(
-        net, read_options(option), _numbers(shape, int), classes, _numbers(widths), _exits(exits), head
+        net, read_options(option), numbers(shape, int), classes, numbers(widths), exits_of(exits), head
     )
     show.trace_report(out, report)
     _write(json, report)
@@ -112,9 +107,9 @@ def train(
     except TypeError as error:  # an option's name, which for a function's caller is a matter of type
         raise ValueError(str(error)) from error
     task = TrainTask(
-        net, data, net_options=read_options(option), weights=weights, widths=_numbers(widths), exits=_exits(exits),
-        head=head, size=size, batch=batch, augment=augment, mean=_numbers(mean) if mean else None,
-        std=_numbers(std) if std else None, alone=alone, sort=sort, shared_stem=shared_stem, holdout=holdout,
+        net, data, net_options=read_options(option), weights=weights, widths=numbers(widths), exits=exits_of(exits),
+        head=head, size=size, batch=batch, augment=augment, mean=numbers(mean) if mean else None,
+        std=numbers(std) if std else None, alone=alone, sort=sort, shared_stem=shared_stem, holdout=holdout,
     )  # fmt: skip
     with show.TrainingBar(out) as bar:
         report = run_training(task, options, out_path, bar.progress, bar.tell)
@@ -133,6 +128,9 @@ def export(
     reduce_range: Annotated[
         bool, typer.Option("--reduce-range", help="int8 weights in 7 bits: fast on x86 processors without VNNI too")
     ] = False,
+    spare: Annotated[
+        float | None, typer.Option(help="share of the calibration split to fit nothing to, so that it can certify")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Write a checkpoint or a bundle as a bundle, with the held-out accuracy of every operating point."""
@@ -141,7 +139,8 @@ def export(
     with show.WorkBar(out) as bar:
         bundle = export_source(
             source, out_path, data, weights=weights, precisions=tuple(precisions.split(",")),
-            reduce_range=reduce_range, splits=None if splits is None else tuple(splits.split(",")), tell=bar.tell,
+            reduce_range=reduce_range, splits=None if splits is None else tuple(splits.split(",")),
+            spare=spare, tell=bar.tell,
         )  # fmt: skip
     show.bundle(out, bundle)
     _write(json, show.bundle_report(bundle))
@@ -153,7 +152,9 @@ def evaluate(
     data: Data,
     splits: str = "test",
     threads: Threads = 1,
-    confidence: Annotated[float, typer.Option(help="threshold of the adaptive row, in (0, 1]")] = 0.9,
+    confidence: Annotated[
+        str | None, typer.Option(help="of the adaptive rows, in (0, 1]; default: the certified thresholds, or 0.9")
+    ] = None,
     engine: EngineName = "onnx",
     json: Json = None,
 ) -> None:
@@ -161,9 +162,42 @@ def evaluate(
     from .bench.evaluate import evaluate_bundle
 
     with show.WorkBar(out) as bar:
-        report = evaluate_bundle(bundle, data, tuple(splits.split(",")), threads, confidence, bar.tell, engine)
+        report = evaluate_bundle(
+            bundle, data, tuple(splits.split(",")), threads, confidence_of(confidence), bar.tell, engine
+        )
     show.points(out, report["points"], f"{bundle.name} on {data} ({splits})")
-    show.adaptive(out, report["adaptive"])
+    show.adaptive(out, report)
+    _write(json, report)
+
+
+@app.command()
+def calibrate(
+    bundle: BundlePath,
+    data: Data,
+    split: Annotated[list[str], typer.Option(help="whose samples certify; repeatable")] = ["calibration"],  # noqa: B006
+    risk: Annotated[float, typer.Option(help="what exiting early may lose on average, in (0, 1)")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="that it loses no more, in (0, 1)")] = 0.95,
+    loss: Annotated[
+        str, typer.Option(help="disagreement with the full fp32 network's answers, or accuracy that it has more")
+    ] = "disagreement",
+    method: Annotated[str, typer.Option(help="ltt, ucb, or naive, which promises nothing")] = "ltt",
+    rule: Annotated[str, typer.Option(help="probability, margin, entropy or patience")] = "probability",
+    out_path: Annotated[Path | None, typer.Option("--out", help="default: NAME-calibrated.stretto beside it")] = None,
+    threads: Threads = 1,
+    engine: EngineName = "onnx",
+    json: Json = None,
+) -> None:
+    """Write a bundle with thresholds for early exits that lose no more than is said, with the probability that is."""
+    from .runtime.bundle import Bundle
+    from .training.certify import Asked, calibrate_bundle
+
+    asked = Asked(risk, round(1 - confidence, 12), loss, method, rule)
+    place = out_path or bundle.with_name(f"{bundle.stem}-calibrated.stretto")
+    with show.WorkBar(out) as bar:
+        _, report = calibrate_bundle(
+            Bundle.open(bundle), data, place, asked, splits=split, threads=threads, engine=engine, tell=bar.tell
+        )
+    show.calibration(out, report)
     _write(json, report)
 
 
@@ -183,7 +217,7 @@ def profile(
     opened = Bundle.open(bundle)
     with show.WorkBar(out) as bar:
         progress = partial(bar.tell, "profiling")
-        measured, place = measure_and_keep(opened, engine, threads, _numbers(batches, int), rounds, progress)
+        measured, place = measure_and_keep(opened, engine, threads, numbers(batches, int), rounds, progress)
     show.profile(out, opened, measured)
     out.print(f"kept in {place}", soft_wrap=True)
     _write(json, measured.to_json())
@@ -206,8 +240,8 @@ def run(
     from .policies.situation import Budget
     from .runtime.session import load
 
-    chosen, budget = _policy(policy, point), Budget(inf if budget_ms is None else budget_ms, energy_mj)
-    with load(bundle, engine, threads, chosen, confidence) as session:
+    chosen, budget = policy_of(policy, point), Budget(inf if budget_ms is None else budget_ms, energy_mj)
+    with load(bundle, engine, threads, chosen, confidence_of(confidence)) as session:
         x = show.read_input(input, session.bundle.manifest.input)
         answer = cast("Answer", session.infer(x, budget=budget))  # one input gives one answer
         show.answer(out, answer, session.profile)
@@ -228,8 +262,10 @@ def serve(
     """Serve bundles by the Open Inference Protocol v2, with metrics."""
     from .runtime.server.app import serve as serve_forever
 
-    chosen = _policy(policy, point)
-    serve_forever(bundles, host, port, engine=engine, threads=threads, policy=chosen, confidence=confidence)
+    serve_forever(
+        bundles, host, port, engine=engine, threads=threads, policy=policy_of(policy, point),
+        confidence=confidence_of(confidence),
+    )  # fmt: skip
 
 
 @app.command()
@@ -251,47 +287,9 @@ def main() -> None:
     try:
         app()
     except (StrettoError, ValueError, FloatingPointError, OSError, ImportError) as error:
-        text = f"stretto: {_explain(error)}"
+        text = f"stretto: {explain(error)}"
         Console(stderr=True).print(text, style="red", markup=False, emoji=False, soft_wrap=True)
         sys.exit(1)
-
-
-def _explain(error: Exception) -> str:
-    """What an error says, or which extra brings the library that isn't there."""
-    module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    return f"this needs {module}: pip install 'stretto[{EXTRAS[module]}]'" if module in EXTRAS else str(error)
-
-
-def _policy(name: str | None, point: str | None) -> "str | OperatingPoint":
-    """What `load` takes as its policy."""
-    if point is None:
-        return name or "alert"
-    if name not in (None, "fixed"):
-        raise ValueError(f"--policy {name} beside --point {point}, which means fixed; leave one of them out")
-    from .policies.situation import OperatingPoint
-
-    try:
-        width, depth, *precision = point.split(",")
-        return OperatingPoint(float(width), int(depth), *precision)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"--point {point}: give WIDTH,DEPTH or WIDTH,DEPTH,PRECISION, such as 0.5,2") from error
-
-
-def _numbers(text: str, kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"'{text}' isn't a list of numbers such as 0.5,1.0") from error
-
-
-def _exits(text: str) -> Any:
-    """ "4" is a number of exits, "0.25,0.5" shares, anything else names of layers."""
-    if text.isdigit():
-        return int(text)
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        return tuple(text.split(","))
 
 
 def _write(path: Path | None, report: Any) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .runtime.profile import Profile
     from .training.fit import Progress as TrainingProgress
 
+_COVERED = {None: "", True: "; covered by the promise", False: "; not covered by the promise"}
+
 # nothing shown is markup: a class may be called "[cat]", a file ":dog:"
 OUT = Console(markup=False, emoji=False)
 
@@ -73,14 +75,50 @@ def points(console: Console, rows: list[dict[str, Any]], title: str) -> None:
     console.print(table)
 
 
-def adaptive(console: Console, row: dict[str, Any]) -> None:
-    """Adaptive execution, a line below the points."""
-    console.print(
-        f"adaptive, confidence {row['confidence']:g}: accuracy {row['accuracy']:.2%} ± {row['accuracy_error']:.2%}, "
-        f"mean {amount(row['macs'])} MACs, p50 {row['latency_ms']['p50']:.3f} ms, "
-        f"mean {row['latency_ms']['mean']:.3f} ms, mean depth {row['depth']:.2f}",
-        highlight=False,
-    )
+def adaptive(console: Console, report: dict[str, Any]) -> None:
+    """Adaptive execution below the points: the full network, then what stops early at each width and precision."""
+    columns = ["accuracy", "otherwise", "MACs", "share of exits", "mean ms", "p50 ms"]
+    title = "exits that may be sure enough, measured in turns with the full network"
+    table = Table("width", "precision", "rule", *columns, title=title, title_justify="left")
+    for row in report["adaptive"]:
+        table.add_row(
+            f"{row['width']:g}", row["precision"], _rule(row),
+            f"{row['accuracy']:.2%} ± {row['accuracy_error']:.2%}", f"{row['disagreement']:.2%}", amount(row["macs"]),
+            " ".join(f"{share:.0%}" for share in row["exits"].values()),
+            f"{row['latency_ms']['mean']:.3f}", f"{row['latency_ms']['p50']:.3f}",
+        )  # fmt: skip
+    console.print(table)
+    if report["promise"]:
+        console.print(report["promise"], highlight=False)
+
+
+def _rule(row: dict[str, Any]) -> str:
+    if "rule" not in row:
+        return "none: the full network"
+    found = row["threshold"]
+    at = found if isinstance(found, tuple) else (found,)
+    return f"{row['rule']} {', '.join('never' if one is None else f'{one:g}' for one in at)}"
+
+
+def calibration(console: Console, report: dict[str, Any]) -> None:
+    """What was certified at each width and precision, and what that promises."""
+    columns = ["threshold", "stop early", "MACs saved", f"{report['loss']} (mean)", "agree"]
+    title = f"{report['out']}: {report['rule']}, certified on {report['samples']} samples of {report['data']}"
+    table = Table("width", "precision", *columns, title=title, title_justify="left")
+    for row in report["ways"]:
+        found = "never" if row["threshold"] is None else f"{row['threshold']:g}"
+        table.add_row(
+            f"{row['width']:g}", row["precision"], found if row["certified"] else "nothing certified",
+            f"{row['early']:.1%}", f"{row['macs_saved']:.1%}", f"{row['risk']:.2%}", f"{row['agreement']:.2%}",
+        )  # fmt: skip
+    console.print(table)
+    for precision in report["left_out"]:
+        console.print(
+            f"{precision}: left out, as the engine doesn't run it, or it was made from this split: certify on another, "
+            "or export it with --spare 0.8",
+            highlight=False,
+        )
+    console.print(report["promise"], style="bold", highlight=False)
 
 
 def bundle(console: Console, opened: "Bundle", measured: "Profile | None" = None) -> None:
@@ -149,7 +187,7 @@ def answer(console: Console, given: "Answer", measured: "Profile") -> None:
     console.print(
         f"width {point.width:g}, depth {point.depth}, {point.precision}; {given.latency_ms:.2f} ms, {met}; stopped by "
         f"{given.stopped_by}; expected {given.expected_ms:.2f} ms and {given.expected_accuracy:.1%} accuracy; "
-        f"times: {measured.source}; {given.energy_mj:.3g} mJ by {measured.power.source}",
+        f"times: {measured.source}; {given.energy_mj:.3g} mJ by {measured.power.source}{_COVERED[given.covered]}",
         highlight=False,
     )
 

@@ -3,7 +3,7 @@
 import difflib
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,18 @@ class Split:
     def take(self, indices: NDArray[np.integer] | NDArray[np.bool_]) -> "Split":
         """The images at `indices` (positions or a mask), copied."""
         return Split(self.x[indices], self.y[indices])
+
+    def parted(self, share: float, seed: int = 0) -> tuple["Split", "Split"]:
+        """Two of it, drawn at random: all but a share in [0, 1), and that share.
+
+        Raises:
+            ValueError: the share is out of range, or leaves nothing.
+        """
+        count = len(self) - round(share * len(self))
+        if not 0 <= share < 1 or count == 0:
+            raise ValueError(f"{share} of {len(self)} images can't be spared; give a share in [0, 1) that leaves some")
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.take(np.sort(order[:count])), self.take(np.sort(order[count:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,10 @@ class Data:
         if name not in self.splits:
             raise ValueError(f"{self.name} has no split '{name}'; it has {', '.join(self.splits)}")
         return self.splits[name]
+
+    def sparing(self, share: float) -> "Data":
+        """With that share of the calibration split left out, for what is to be fitted to nothing that certifies."""
+        return replace(self, splits={**self.splits, "calibration": self.split("calibration").parted(share)[0]})
 
 
 @dataclass(frozen=True, slots=True)

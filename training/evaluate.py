@@ -1,6 +1,6 @@
 """What every operating point of a bundle answers on labelled data, by the compiled graphs that users run."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -10,8 +10,43 @@ from ..policies.situation import OperatingPoint, Step
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine, make_engine, runnable
 from ..runtime.manifest import Manifest
+from .data import CALIBRATION, Data, load_data_as
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
+Tell = Callable[[str, int, int], None]
+BATCH = 128
+
+
+def read_data(bundle: Bundle, data_path: str, tell: Tell) -> Data:
+    """The data as the bundle takes it.
+
+    As much is held out of train as the bundle's training held out, so that "calibration" is what it never saw.
+    """
+    shape, holdout = bundle.manifest.input.shape, bundle.manifest.provenance.get("holdout", CALIBRATION)
+    return load_data_as(data_path, shape, lambda done, total: tell("reading", done, total), calibration=holdout)
+
+
+def read_splits(
+    bundle: Bundle, data_path: str, splits: Sequence[str], tell: Tell
+) -> tuple[str, NDArray[np.uint8], NDArray[np.int64]]:
+    """The data's name, and all images and labels of the splits, as `read_data` gives them."""
+    data = read_data(bundle, data_path, tell)
+    chosen = [data.split(name) for name in splits]
+    return data.name, np.concatenate([split.x for split in chosen]), np.concatenate([split.y for split in chosen])
+
+
+def logits_on(
+    bundle: Bundle,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+    engine: str = "onnx",
+) -> dict[OperatingPoint, NDArray[np.float32]]:
+    """Every point's logits, (samples, classes), for images that `read_splits` gave."""
+    prepare, starts = bundle.manifest.input.prepare, range(0, len(pixels), BATCH)
+    batches = ((prepare(pixels[i : i + BATCH]), labels[i : i + BATCH]) for i in starts)
+    return point_logits(bundle, batches, engine=engine, threads=threads, progress=progress)[0]
 
 
 def point_logits(

@@ -22,7 +22,8 @@ from .precisions import (
 )
 from .task import EVALUATION_BATCH, batches
 
-MEASURED_ON = {"held_out_data", "splits"}  # what provenance says of the data that accuracies are of
+# what provenance says of the data that figures are of
+MEASURED_ON = {"held_out_data", "splits", "spared", "certified_on"}
 
 
 def with_precisions(
@@ -57,7 +58,8 @@ def with_precisions(
     parts = _kept(bundle, precisions)
     about = _provenance(bundle, precisions, reduce_range, provenance or {})
     manifest = replace(has, precisions=tuple(precisions), points=_points(bundle, precisions), provenance=about)
-    manifest = replace(manifest, fragments=parts.fragments, members={})
+    # what was certified was so with the temperatures, and the networks, that were there before
+    manifest = replace(manifest, fragments=parts.fragments, members={}, certified=None)
     check_engines(Bundle(path, manifest, "", parts.graphs, parts.weights))
     if lacks_int8:
         parts = quantized(parts, calibration, reduce_range, tell)
@@ -77,6 +79,7 @@ def export_bundle(
     precisions: tuple[str, ...] = ("fp32",),
     reduce_range: bool = False,
     splits: tuple[str, ...] | None = None,
+    spare: float | None = None,
     tell: Tell | None = None,
 ) -> Bundle:
     """`with_precisions` on data from names, split as the bundle's training split them.
@@ -84,6 +87,7 @@ def export_bundle(
     Args:
         weights: nothing, or what the bundle has: they stay as they are stored.
         splits: that accuracies are of; those that the bundle's are of where not given.
+        spare: share of the calibration split that nothing is fitted to; what the bundle says where not given.
 
     Raises:
         ValueError: as `with_precisions`, the bundle's provenance lacks what is needed, or the data are of other classes
@@ -98,15 +102,16 @@ def export_bundle(
     data = load_data_as(data_path, has.input.shape, reading, calibration=holdout)
     if data.classes != has.classes:
         raise ValueError(f"{bundle.path}: has classes {list(has.classes)}, {data_path} has {list(data.classes)}")
+    spare = _spared(bundle, precisions, spare)
     normal = _normal(has.input)
     return with_precisions(
         bundle,
         [batch for split in splits for batch in batches(data, split, EVALUATION_BATCH, normal)],
         out,
-        calibration=batches(data, "calibration", EVALUATION_BATCH, normal),
+        calibration=batches(data.sparing(spare), "calibration", EVALUATION_BATCH, normal),
         precisions=precisions,
         reduce_range=reduce_range,
-        provenance={"held_out_data": data.name, "splits": list(splits)},
+        provenance={"held_out_data": data.name, "splits": list(splits), **({"spared": spare} if spare else {})},
         progress=tell,
     )
 
@@ -173,6 +178,18 @@ def _check_weights(bundle: Bundle, weights: str | None) -> None:
             f"{bundle.path}: weights '{weights}' are asked, a bundle's stay as they are stored, which is '{stored}'; "
             "leave weights out, or export the checkpoint"
         )
+
+
+def _spared(bundle: Bundle, precisions: Sequence[str], asked: float | None) -> float:
+    """The share that is asked, or that the bundle spared; a kept int8 spared what it did."""
+    spared: float = bundle.manifest.provenance.get("spared", 0.0)
+    keeps_int8 = "int8" in precisions and "int8" in bundle.manifest.precisions
+    if asked is not None and asked != spared and keeps_int8:
+        raise ValueError(
+            f"{bundle.path}: has an int8 that spared {spared:g} of the calibration split, {asked:g} is asked; "
+            "leave it, or write the bundle in fp32 alone first and add int8 to that"
+        )
+    return spared if asked is None else asked
 
 
 def _said(bundle: Bundle, name: str, kind: type, instead: str) -> Any:

@@ -21,6 +21,7 @@ def export_source(
     precisions: tuple[str, ...] = ("fp32",),
     reduce_range: bool = False,
     splits: tuple[str, ...] | None = None,
+    spare: float | None = None,
     tell: Tell | None = None,
 ) -> Bundle:
     """`export_bundle` of a bundle, `export_checkpoint` of a checkpoint, whose defaults are float32 and test.
@@ -31,11 +32,11 @@ def export_source(
     if is_bundle(source):
         return export_bundle(
             Bundle.open(source), out, data_path, weights=weights, precisions=precisions, reduce_range=reduce_range,
-            splits=splits, tell=tell,
+            splits=splits, spare=spare, tell=tell,
         )  # fmt: skip
     return export_checkpoint(
         source, out, data_path, weights=weights or "float32", precisions=precisions, reduce_range=reduce_range,
-        splits=splits or ("test",), tell=tell,
+        splits=splits or ("test",), spare=spare or 0.0, tell=tell,
     )  # fmt: skip
 
 

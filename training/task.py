@@ -159,10 +159,11 @@ def export_checkpoint(
     precisions: tuple[str, ...] = ("fp32",),
     reduce_range: bool = False,
     splits: tuple[str, ...] = ("test",),
+    spare: float = 0.0,
     tell: Tell | None = None,
 ) -> Bundle:
     """Write a checkpoint as a bundle; accuracies are of `splits`, temperatures and int8's ranges of the calibration
-    split; `weights`, `precisions` and `reduce_range` as for `export`."""
+    split, less the share `spare`; `weights`, `precisions` and `reduce_range` as for `export`."""
     net, content = restore(checkpoint)
     about = content["about"]
     data = load_data_as(data_path, tuple(about["shape"]), _reading(tell), calibration=about["holdout"])
@@ -185,6 +186,7 @@ def export_checkpoint(
         "options": content["options"],
         "weights": weights,
         "reduce_range": reduce_range,
+        **({"spared": spare} if spare else {}),
     }
     return export(
         net,
@@ -192,7 +194,7 @@ def export_checkpoint(
         out,
         input=spec,
         classes=data.classes,
-        calibration=batches(data, "calibration", EVALUATION_BATCH, normal=taken),
+        calibration=batches(data.sparing(spare), "calibration", EVALUATION_BATCH, normal=taken),
         network=about["net"],
         provenance=provenance,
         weights=weights,

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from ...policies.situation import Budget, OperatingPoint, Policy
 from ..answer import Answer
 from ..errors import BudgetError, InputError
+from ..options import Confidence
 from ..session import Session, load
 from .metrics import Metrics
 from .protocol import InferRequest, RequestError, encode_answer, model_metadata, parse_request
@@ -49,7 +50,7 @@ def serve(
     engine: str = "onnx",
     threads: int = 1,
     policy: str | Policy | OperatingPoint = "alert",
-    confidence: float | None = None,
+    confidence: Confidence = None,
     **limits: Any,
 ) -> None:
     """Loads the bundles, then answers on `host` until interrupted; each is named like its file, without the suffix.

@@ -2,7 +2,8 @@
 
 Specification: https://github.com/kserve/open-inference-protocol. A network has one input, "input", of FP32, or of UINT8
 for pixels that the bundle's preprocessing turns into numbers. What the protocol leaves to us are the parameters: a
-request may give `budget_ms` and `energy_mj`, of each sample; an answer says how it was reached.
+request may give `budget_ms` and `energy_mj`, of each sample; an answer says how it was reached. `covered`: by the
+promise of the bundle's calibration, which is false of all where the server doesn't use it.
 """
 
 from array import array
@@ -32,6 +33,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Answer], Any]]] = {
     "confidence": ("FP32", lambda answer: answer.confidence),
     "stopped_by": ("BYTES", lambda answer: answer.stopped_by),
     "energy_mj": ("FP32", lambda answer: answer.energy_mj),
+    "covered": ("BOOL", lambda answer: bool(answer.covered)),
 }
 OUTPUTS = ("scores", *COLUMNS)
 _OF_ONE = ("scores", "label")  # where the parameters say the rest
@@ -210,12 +212,13 @@ def _output(name: str, answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Parameters hold no arrays: all of one answer, of several the least confidence and the energy of all."""
+    """Parameters hold no arrays: all of one answer, of several what holds for all of them."""
     if len(answers) == 1:
         return {name: value(answers[0]) for name, (_, value) in COLUMNS.items()}
     return {
         "confidence": min(answer.confidence for answer in answers),
         "energy_mj": sum(answer.energy_mj for answer in answers),
+        "covered": all(answer.covered for answer in answers),
     }
 
 

@@ -4,7 +4,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from stretto.policies.early import accuracy_gap, disagreement, early_labels, stop_depths
+from stretto.policies.early import accuracy_gap, certainties, disagreement, early_labels, stop_depths
 from stretto.policies.exits import EntropyRule, ExitRule, MarginRule, PatienceRule
 from stretto.policies.scores import highest_score
 from stretto.policies.situation import Evidence, OperatingPoint
@@ -36,8 +36,8 @@ def paths(samples: int) -> list[tuple[Evidence, ...]]:
 )
 def test_stops_are_where_the_rule_itself_stops(rule, thresholds):
     samples = paths(200)
-    measure = rule(inf)
-    certainty = np.array([[measure.certainty(path[:depth]) for depth in range(1, EXITS + 1)] for path in samples])
+    logits = [np.array([path[exit].logits for path in samples]) for exit in range(EXITS)]
+    certainty = certainties(rule(inf), logits, [1.5] * EXITS)
     depths = stop_depths(certainty, np.array(thresholds))
     for column, threshold in enumerate(thresholds):
         sure_at = rule(threshold)

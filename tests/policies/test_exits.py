@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stretto.policies import EXIT_RULES, make_exit_rule
 from stretto.policies.deadline import Deadline
-from stretto.policies.exits import EntropyRule, ExitRule, MarginRule, PatienceRule, RulePerWay, as_rule
+from stretto.policies.exits import (
+    CertifiedRule,
+    EntropyRule,
+    ExitRule,
+    MarginRule,
+    PatienceRule,
+    RulePerWay,
+    as_rule,
+    rule_of,
+)
 from stretto.policies.fixed import Fixed
 from stretto.policies.scores import calibrated_scores, highest_score
 from stretto.policies.situation import Evidence, OperatingPoint, Stop
@@ -147,6 +156,17 @@ def test_thresholds_of_one_width_and_precision_stop_nothing_at_another():
     int8 = seen(1, 0.5, confidence=0.99)._replace(point=OperatingPoint(0.5, 1, "int8"))
     assert not rule.is_sure((int8,))
     assert not rule.is_sure(())
+
+
+def test_certified_rule_covers_its_own_widths_and_precisions_alone():
+    rule = CertifiedRule({(0.5, "fp32"): ExitRule(0.8), (1.0, "fp32"): ExitRule(inf)})
+    assert rule.covers(OperatingPoint(0.5, 1)) and rule.covers(OperatingPoint(1.0, 4))
+    assert not rule.covers(OperatingPoint(0.25, 1)) and not rule.covers(OperatingPoint(0.5, 1, "int8"))
+
+
+def test_policy_says_which_rule_it_stops_by():
+    assert rule_of(Deadline(confidence=0.9)) == rule_of(Fixed(OperatingPoint(0.5, 2), 0.9)) == ExitRule(0.9)
+    assert rule_of(Deadline()) is rule_of(object()) is None
 
 
 def test_number_becomes_a_rule_and_the_rest_stays():

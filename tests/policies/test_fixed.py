@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from stretto.policies.fixed import Fixed
 from stretto.policies.situation import OperatingPoint, Step, Stop
@@ -30,6 +32,13 @@ def test_with_a_confidence_it_goes_exit_by_exit():
     assert policy.next(at(1)) == Step(2, 2, 0.5)
     assert policy.next(at(2)) == Step(3, 3, 0.5)
     assert policy.next(at(3)) is Stop.TARGET
+
+
+def test_it_passes_over_exits_where_it_never_stops():
+    policy = Fixed(OperatingPoint(0.5, 3), confidence=(math.inf, 0.8))
+    assert policy.next(at(0)) == Step(0, 2, 0.5)
+    assert policy.next(at(2, confidence=0.85)) is Stop.CONFIDENCE
+    assert policy.next(at(2, confidence=0.75)) == Step(3, 3, 0.5)
 
 
 def test_with_a_confidence_a_sure_exit_ends_it():

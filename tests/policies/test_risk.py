@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stretto.policies.bounds import binomial_p, hoeffding_bentkus_p
 from stretto.policies.exits import ExitRule
-from stretto.policies.risk import METHODS, TooFewSamplesError, certify, certify_ways, samples_needed
+from stretto.policies.risk import METHODS, TooFewSamplesError, certify, certify_ways, promise_of_ways, samples_needed
 
 GRID = (inf, 0.95, 0.9, 0.8, 0.7, 0.5)
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -228,3 +228,17 @@ def test_what_can_not_be_certified_is_refused(change, message):
     asked = {"losses": np.zeros((100, 2)), "thresholds": (inf, 0.9), "epsilon": 0.05, "delta": 0.1} | change
     with pytest.raises(ValueError, match=message):
         certify(**asked)
+
+
+def test_promise_of_all_ways_counts_those_that_have_one():
+    tables = {"wide": losing([0, 1, 80, 80, 80, 80], 400), "narrow": losing([80] * 6, 400)}
+    promise = promise_of_ways(certify_ways(tables, GRID, 0.05, 0.1).values())
+    assert promise.startswith("With probability at least 90 % over the draw of 400 calibration samples, ")
+    assert "to at most 5 % of inputs, at each of the 1 of 2 widths and precisions" in promise
+    assert "deadline aren't covered" in promise
+
+
+@pytest.mark.parametrize("counts, method", [([80] * 6, "ltt"), ([0] * 6, "naive")])
+def test_nothing_is_promised_of_ways_without_a_threshold_or_by_the_mean_alone(counts, method):
+    certificates = certify_ways({"only": losing(counts, 400)}, GRID, 0.05, 0.1, method)
+    assert promise_of_ways(certificates.values()).startswith("Nothing is promised: ")

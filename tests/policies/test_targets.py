@@ -1,10 +1,12 @@
+from math import inf
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stretto.policies.exits import ExitRule
+from stretto.policies.exits import ExitRule, PatienceRule, RulePerWay
 from stretto.policies.situation import Step
-from stretto.policies.targets import chance_by, first_leg, quantile, way_to
+from stretto.policies.targets import chance_by, quantile, walk, way_to
 
 from .situations import offered_after
 
@@ -48,9 +50,44 @@ def test_quantile_at_a_level_is_what_was_given(at):
     assert quantile(LEVELS[at], FINISH_MS, LEVELS) == FINISH_MS[at]
 
 
-def test_first_leg_ends_at_the_nearest_exit_of_the_same_path():
-    assert first_leg(Step(0, 3, 0.5), offered_after(0)) == Step(0, 1, 0.5)
-    assert first_leg(Step(3, 4, 0.5), offered_after(2, 0.5)) == Step(3, 3, 0.5)
+class Own:
+    """A rule that says nothing but whether it is sure."""
+
+    def is_sure(self, evidence):
+        return False
+
+
+def test_way_ends_at_the_nearest_exit_of_the_same_path():
+    assert way_to(Step(0, 3, 0.5), offered_after(0), Own()) == Step(0, 1, 0.5)
+    assert way_to(Step(3, 4, 0.5), offered_after(2, 0.5), Own()) == Step(3, 3, 0.5)
+
+
+NEVER_AT_FIRST = (inf, 0.9, inf)
+
+
+@pytest.mark.parametrize(
+    "rule, depths",
+    [
+        (None, [4]),
+        (Own(), [1, 2, 3, 4]),
+        (ExitRule(0.9), [1, 2, 3, 4]),
+        (ExitRule(inf), [4]),
+        (ExitRule(NEVER_AT_FIRST), [2, 4]),
+        (PatienceRule((inf, 2, inf)), [1, 2, 4]),
+        (PatienceRule(2), [1, 2, 3, 4]),
+        (PatienceRule(inf), [4]),
+        (RulePerWay({(0.5, "fp32"): ExitRule(NEVER_AT_FIRST)}), [2, 4]),
+        (RulePerWay({(0.5, "fp32"): Own()}), [1, 2, 3, 4]),
+        (RulePerWay({(1.0, "fp32"): ExitRule(0.9)}), [4]),
+    ],
+)
+def test_exits_that_a_rule_does_not_look_at_are_passed_over(rule, depths):
+    target = Step(0, 4, 0.5)
+    way = walk(target, rule)
+    assert [step.depth for step in way] == depths
+    for step, before in zip(way, [0, *depths], strict=False):
+        assert way_to(target, offered_after(before, 0.5 if before else None), rule) == step
+        target = target._replace(first=step.depth + 1)
 
 
 @pytest.mark.parametrize("rule, way", [(None, Step(0, 3, 0.5)), (ExitRule(0.9), Step(0, 1, 0.5))])

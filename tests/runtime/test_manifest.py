@@ -1,16 +1,42 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from stretto.policies.situation import OperatingPoint
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.errors import BundleError, InputError
-from stretto.runtime.manifest import Binding, InputSpec, Manifest, PointRecord
+from stretto.runtime.manifest import Binding, Certified, CertifiedWay, InputSpec, Manifest, PointRecord
 
 from .forged import pack, toy
 
 
 def test_manifest_survives_json():
     assert Manifest.from_json(toy().manifest.to_json()) == toy().manifest
+
+
+WAYS = (CertifiedWay(1.0, "fp32", 0.9, 0.004, 0.7, 0.996), CertifiedWay(0.5, "fp32", None, 0.01, 0.0, 0.99))
+CERTIFIED = Certified("probability", "disagreement", "ltt", 0.02, 0.05, 500, WAYS, "With probability …")
+
+
+def test_certified_thresholds_survive_json():
+    manifest = replace(toy().manifest, certified=CERTIFIED)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_manifest_without_certified_thresholds_has_no_key_for_them():
+    """So that bundles that were written before there were any stay readable, and the same byte for byte."""
+    raw = toy().manifest.to_json()
+    assert b"certified" not in raw
+    assert Manifest.from_json(raw).certified is None
+
+
+def test_other_keys_may_not_be_missing():
+    value = json.loads(toy().manifest.to_json())
+    del value["format"]
+    with pytest.raises(ValueError, match="missing key 'format' in the whole"):
+        Manifest.from_json(json.dumps(value).encode())
 
 
 def test_point_of_a_record_is_where_it_answers():

@@ -388,3 +388,15 @@ def test_photos_of_clothes_are_read_from_their_zip(tmp_path):
     data = load_data(path, size=160)
     assert data.classes == ("hat", "skirt") and data.input_shape == (3, 160, 160)
     assert all(0.3 < mean < 0.8 for mean in data.mean)
+
+
+def test_parts_of_a_split_share_no_image_and_nothing_spared_changes_nothing():
+    calibration = load_data("digits", calibration=0.2).split("calibration")
+    kept, spared = calibration.parted(0.75)
+    assert (len(kept), len(spared)) == (len(calibration) - len(spared), round(0.75 * len(calibration)))
+    images = [{image.tobytes() for image in part.x} for part in (kept, spared)]
+    assert not images[0] & images[1] and images[0] | images[1] == {image.tobytes() for image in calibration.x}
+    np.testing.assert_array_equal(calibration.parted(0.0)[0].x, calibration.x)
+    for share in (-0.1, 1.0, 0.999):
+        with pytest.raises(ValueError, match=r"images can't be spared; give a share in \[0, 1\) that leaves some"):
+            calibration.parted(share)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines.onnx import OnnxEngine
-from stretto.runtime.manifest import InputSpec
+from stretto.runtime.manifest import Certified, CertifiedWay, InputSpec
 from stretto.training.data import load_data
 from stretto.training.export import export
 from stretto.training.fit import fit_options
@@ -242,3 +242,34 @@ def test_a_folder_that_is_not_there_and_a_machine_without_int8_are_told_first(ex
     monkeypatch.setattr(OnnxEngine, "runs", lambda self, precision: precision == "fp32")
     with pytest.raises(ValueError, match="int8 can't be measured: engine 'onnx' doesn't run it on this processor"):
         with_precisions(exported(), [], tmp_path / "a.stretto", **how)
+
+
+def test_what_was_certified_is_not_said_of_other_precisions_and_temperatures(exported, tmp_path):
+    source = exported()
+    ways = (CertifiedWay(1.0, "fp32", 0.9, 0.0, 0.5, 1.0),)
+    certified = Certified("probability", "disagreement", "ltt", 0.02, 0.05, 500, ways, "With probability …")
+    about = {**source.manifest.provenance, "certified_on": {"data": "digits"}}
+    manifest = replace(source.manifest, certified=certified, provenance=about)
+    calibrated = Bundle(source.path, manifest, "", source.graphs, source.weights)
+    found = export_bundle(calibrated, tmp_path / "a.stretto", "digits", precisions=BOTH)
+    assert found.manifest.certified is None
+    assert content(found) == content(exported(precisions=BOTH))
+
+
+def test_export_spares_a_share_of_the_calibration_split_and_says_so(exported, tmp_path):
+    """Of a checkpoint, and of a bundle, which goes on to spare it."""
+    spared, whole = exported(precisions=BOTH, spare=0.5), exported(precisions=BOTH)
+    assert spared.manifest.provenance["spared"] == 0.5 and "spared" not in whole.manifest.provenance
+    assert content(export_bundle(exported(spare=0.5), tmp_path / "a.stretto", "digits", precisions=BOTH)) == content(
+        spared
+    )
+    how = {"precisions": BOTH, "spare": 0.5}
+    assert content(export_bundle(exported(), tmp_path / "b.stretto", "digits", **how)) == content(spared)
+    before, after = ([record.temperature for record in bundle.manifest.points] for bundle in (whole, spared))
+    assert all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_int8_that_was_made_of_the_whole_split_is_not_said_to_spare_some(exported, tmp_path):
+    with pytest.raises(ValueError, match=r"has an int8 that spared 0 of the calibration split, 0\.5 is asked"):
+        export_bundle(exported(precisions=BOTH), tmp_path / "a.stretto", "digits", precisions=BOTH, spare=0.5)
+    assert not (tmp_path / "a.stretto").exists()

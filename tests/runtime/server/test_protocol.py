@@ -39,7 +39,7 @@ def test_one_sample_is_answered_as_the_reference_does_and_says_how(client, toy, 
     assert reply["parameters"].pop("confidence") == pytest.approx(scores.max(), abs=1e-5)
     assert reply["parameters"] == {
         "label": f"class {scores.argmax()}", "width": 1.0, "depth": 3, "precision": "fp32",
-        "stopped_by": "final", "deadline_met": True, "energy_mj": 3 * STAGE_MS * 5.0,
+        "stopped_by": "final", "deadline_met": True, "energy_mj": 3 * STAGE_MS * 5.0, "covered": False,
     }  # fmt: skip
 
 
