@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -143,6 +144,43 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class CertifiedWay:
+    """A width and precision whose rule may stop early.
+
+    `threshold`: of the rule, None to never stop; `risk`: mean loss of the calibration samples there; `early`: share of
+    them that stopped before the final exit; `agreement`: share of them answered as by the full fp32 network.
+    """
+
+    width: float
+    precision: str
+    threshold: float | None
+    risk: float
+    early: float
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What `stretto calibrate` found; widths and precisions that nothing was shown of are not among `ways`.
+
+    `rule`: in `EXIT_RULES`; `loss`, `method`, `epsilon`, `delta`, `samples`: as in `policies.risk.Certificate`;
+    `promise`: one sentence.
+    """
+
+    rule: str
+    loss: str
+    method: str
+    epsilon: float
+    delta: float
+    samples: int
+    ways: tuple[CertifiedWay, ...]
+    promise: str
+
+
+_IF_ANY = {"if_any": True}  # marks a field whose key isn't there where its value is None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything about a bundle but its graphs and weights.
 
@@ -162,6 +200,7 @@ class Manifest:
     provenance: dict[str, Any]
     members: dict[str, Member]
     format: int = FORMAT
+    certified: Certified | None = field(default=None, metadata=_IF_ANY)
 
     def to_json(self) -> bytes:
         """Compact UTF-8; the same manifest gives the same bytes."""
@@ -196,7 +235,8 @@ def _working(array: NDArray[Any]) -> NDArray[Any]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        found = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {name: inner for name, inner in found.items() if inner is not None or name not in _if_any(type(value))}
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
@@ -239,7 +279,14 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 def _record(cls: Any, value: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(cls)
     names = [field.name for field in fields(cls)]
-    for problem, keys in (("unknown", value.keys() - set(names)), ("missing", set(names) - value.keys())):
+    missing = set(names) - _if_any(cls) - value.keys()
+    for problem, keys in (("unknown", value.keys() - set(names)), ("missing", missing)):
         if keys:
             raise ValueError(f"{problem} key {', '.join(sorted(keys))!r} in {where or 'the whole'}; it has {names}")
-    return cls(**{name: _typed(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in names})
+    found = [name for name in names if name in value]
+    return cls(**{name: _typed(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in found})
+
+
+@cache
+def _if_any(cls: Any) -> frozenset[str]:
+    return frozenset(field.name for field in fields(cls) if field.metadata == _IF_ANY)

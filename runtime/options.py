@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 from ..policies import TIME_MODELS, make_policy, make_time_model
 from ..policies.fixed import Fixed
@@ -9,6 +10,7 @@ from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
 from ..policies.situation import OperatingPoint, Policy
 from .bundle import Bundle
+from .certified import certified_rule
 from .engines import Engine
 from .measure import Stopwatch, warm_up_profile
 from .profile import Profile, cached_profile
@@ -18,13 +20,18 @@ TIME_MODEL = "slices"  # unless told
 log = logging.getLogger(__name__)
 
 
-def chosen_policy(policy: str | Policy | OperatingPoint, confidence: float | None, bundle: Bundle) -> Policy:
+def chosen_policy(policy: str | Policy | OperatingPoint, confidence: Any, bundle: Bundle) -> Policy:
     """A policy by its name, a fixed one for a point, or the policy itself.
 
     Raises:
-        ValueError: no such policy or point, or a confidence beside a policy that is complete.
+        ValueError: no such policy or point, a confidence beside a policy that is complete, or the calibrated one of a
+            bundle that has none.
         TypeError: it's none of the three.
     """
+    if confidence == "calibrated":
+        if bundle.manifest.certified is None:
+            raise ValueError(f"{bundle.path.name} has no certified thresholds: make some by stretto calibrate")
+        confidence = certified_rule(bundle.manifest.certified)
     if isinstance(policy, OperatingPoint):
         bundle.point(policy.width, policy.depth, policy.precision)
         return Fixed(policy, confidence)

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from stretto.policies.situation import OperatingPoint
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.errors import BundleError, InputError
-from stretto.runtime.manifest import Binding, InputSpec, Manifest, PointRecord
+from stretto.runtime.manifest import Binding, Certified, CertifiedWay, InputSpec, Manifest, PointRecord
 
 from .forged import pack, toy
 
@@ -75,3 +77,11 @@ def test_prepare_without_mean_only_scales():
 def test_prepare_refuses_other_pixels(pixels):
     with pytest.raises(InputError, match=r"pixels are .*; give uint8 \(2, 4, 4\)"):
         InputSpec((2, 4, 4)).prepare(pixels)
+
+
+def test_certificate_survives_json_and_is_no_key_where_there_is_none():
+    way = CertifiedWay(1.0, "fp32", None, 0.0, 0.0, 1.0)
+    found = Certified("probability", "disagreement", "ltt", 0.01, 0.05, 500, (way,), "It is promised.")
+    plain, certified = toy().manifest, replace(toy().manifest, certified=found)
+    assert b"certified" not in plain.to_json()
+    assert Manifest.from_json(certified.to_json()) == certified
