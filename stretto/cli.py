@@ -224,12 +224,17 @@ def serve(
     confidence: Confidence = None,
     threads: Threads = 1,
     engine: EngineName = "onnx",
+    shadow: Annotated[
+        float, typer.Option(help="share of certified answers compared with the full network's when idle, 0 for none")
+    ] = 0.01,
 ) -> None:
     """Serve bundles by the Open Inference Protocol v2, with metrics."""
     from .runtime.server.app import serve as serve_forever
 
-    chosen = _policy(policy, point)
-    serve_forever(bundles, host, port, engine=engine, threads=threads, policy=chosen, confidence=confidence)
+    serve_forever(
+        bundles, host, port, engine=engine, threads=threads, policy=_policy(policy, point), confidence=confidence,
+        shadow=shadow,
+    )  # fmt: skip
 
 
 @app.command()

@@ -22,6 +22,7 @@ from ...policies.situation import Budget, OperatingPoint, Policy
 from ..answer import Answer
 from ..errors import BudgetError, InputError
 from ..session import Session, load
+from ..shadow import SHARE
 from .metrics import Metrics
 from .protocol import InferRequest, RequestError, encode_answer, model_metadata, parse_request
 from .workers import Workers
@@ -50,6 +51,7 @@ def serve(
     threads: int = 1,
     policy: str | Policy | OperatingPoint = "alert",
     confidence: float | None = None,
+    shadow: float = SHARE,
     **limits: Any,
 ) -> None:
     """Loads the bundles, then answers on `host` until interrupted; each is named like its file, without the suffix.
@@ -58,7 +60,7 @@ def serve(
     that does.
 
     Args:
-        engine, threads, policy, confidence: as for `load`.
+        engine, threads, policy, confidence, shadow: as for `load`.
         limits: those of `make_app`.
 
     Raises:
@@ -68,7 +70,8 @@ def serve(
     paths = _by_name(bundles)
     with ExitStack() as stack:
         sessions = {
-            name: stack.enter_context(load(path, engine, threads, policy, confidence)) for name, path in paths.items()
+            name: stack.enter_context(load(path, engine, threads, policy, confidence, shadow=shadow))
+            for name, path in paths.items()
         }
         app = make_app(sessions, **{"workers": _workers(threads), **limits})
         uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=10)
@@ -93,7 +96,7 @@ def make_app(
         registry: where the metrics register; one of their own by default.
     """
     models = {name: Model(name, session) for name, session in sessions.items()}
-    metrics = Metrics(registry or CollectorRegistry())
+    metrics = Metrics(registry or CollectorRegistry(), sessions)
     pool = Workers(workers, waiting, timeout_s)
 
     @asynccontextmanager
