@@ -17,10 +17,8 @@ CALIBRATION, STREAM = 2000, 3000
 
 
 def inputs(count, seed):
-    """(count, 3, 8, 8) noise of different tints, which tell classes apart."""
-    random = np.random.default_rng(seed)
-    tints = random.standard_normal((count, 3, 1, 1), np.float32)
-    return random.standard_normal((count, 3, 8, 8), np.float32) + 2 * tints
+    """(count, 3, 8, 8) noise."""
+    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8), np.float32)
 
 
 def blurred(x):
@@ -29,16 +27,25 @@ def blurred(x):
     return np.mean([wide[:, :, i : i + 8, j : j + 8] for i in range(3) for j in range(3)], axis=0, dtype=np.float32)
 
 
+def noised(x):
+    """With more noise than they are."""
+    return x + 1.5 * inputs(len(x), seed=6)
+
+
 def taught(toy, x):
-    """Weights of the first exit with which it says what the final exit says, as nearly as it can."""
-    pooled = toy.features(x, 1, 1.0).mean((2, 3))
-    fitted, *_ = np.linalg.lstsq(np.c_[pooled, np.ones(len(x))], 8 * toy.logits(x, DEPTHS, 1.0), rcond=None)
-    return {"exit1.weight": fitted[:-1].T.astype(np.float16), "exit1.bias": fitted[-1].astype(np.float32)}
+    """Weights of the early exits with which they say what the final exit says, as nearly as they can."""
+    weights, aim = {}, 3 * toy.logits(x, DEPTHS, 1.0)
+    for depth in range(1, DEPTHS):
+        pooled = toy.features(x, depth, 1.0).mean((2, 3))
+        fitted, *_ = np.linalg.lstsq(np.c_[pooled, np.ones(len(x))], aim, rcond=None)
+        weights[f"exit{depth}.weight"] = fitted[:-1].T.astype(np.float32)
+        weights[f"exit{depth}.bias"] = fitted[-1].astype(np.float32)
+    return weights
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """A toy whose first exit was taught, with the certificate that its own samples give."""
+    """A toy whose early exits were taught, with the certificate that its own samples give."""
     folder = tmp_path_factory.mktemp("real")
     toy = toy_bundle(folder / "plain.stretto", depths=DEPTHS, channels=32)
     weights = taught(toy, inputs(500, seed=1))
@@ -82,7 +89,7 @@ def stream(session, x):
 def test_certificate_is_one_that_stops_some_early_and_agrees_mostly(bundle):
     (way,) = bundle.manifest.certified.ways
     assert 0.2 < way.early < 0.9
-    assert 0.8 < way.agreement < 1
+    assert way.agreement > 0.9
 
 
 def test_inputs_like_the_calibration_s_raise_no_alarm_and_agree_as_often(session, bundle):
@@ -92,10 +99,11 @@ def test_inputs_like_the_calibration_s_raise_no_alarm_and_agree_as_often(session
     assert agreed / shadowed == pytest.approx(bundle.manifest.certified.ways[0].agreement, abs=0.02)
 
 
-def test_blurred_inputs_raise_the_alarm_after_which_all_go_to_the_end(session):
+@pytest.mark.parametrize("changed", [blurred, noised])
+def test_changed_inputs_raise_the_alarm_within_200_after_which_all_go_to_the_end(session, changed):
     assert stream(session, inputs(300, seed=4)) is None
-    x = blurred(inputs(400, seed=5))
-    assert stream(session, x) < 200
+    x = changed(inputs(200, seed=5))
+    assert stream(session, x) is not None
     assert {answer.stopped_by for answer in session.infer(x)} == {Stop.FINAL}
 
 
