@@ -28,7 +28,7 @@ Rules = dict[tuple[float, str], Rule]  # by width and precision
 
 SHARE = 0.01  # of samples, unless told
 HORIZON = 10_000  # compared samples in which one of 20 streams at most raises a false alarm
-_TOLD_EVERY = 32  # samples; waking the thread takes 40 µs right after a graph
+_TOLD_EVERY = 256  # samples, where none is compared before; waking the thread costs a request 40 µs or its core
 _KEPT = 1024  # samples that it wasn't told of, at most
 _WAITING = 4  # inputs that are kept until the machine is idle, at most
 _PAUSE_S = 0.002  # so that the request that has just ended is with its caller
