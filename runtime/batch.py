@@ -49,6 +49,13 @@ class BatchRun(Course):
             except CutOff:
                 self._be_cut_off(group)
 
+    def end(self) -> None:
+        """As of `Course`."""
+        super().end()
+        if (shadow := self._runner.shadow) is not None:
+            for sample, reached in enumerate(self.reached):
+                shadow.told(self._x, reached, self.stops.get(sample), sample)
+
     def _advance(self, group: Group) -> list[Group]:
         """Runs the group's step, notes what its samples saw, and gives the groups that go on."""
         stand, step = group.stand, group.step

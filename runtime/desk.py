@@ -19,7 +19,7 @@ Conclude = Callable[[Run], Answer]  # the answer of a run that is over
 
 
 class Desk:
-    """For one session. `worker`: its thread; tickets that aren't done when it closes fail with the error given then."""
+    """For one session. `worker`: its thread, which the session ends."""
 
     def __init__(self, worker: Worker, watchdog: Watchdog, tally: Tally):
         self.worker, self._watchdog, self._tally = worker, watchdog, tally
@@ -43,12 +43,11 @@ class Desk:
         if self._closed_by is not None:  # meanwhile, by another thread
             ticket.fail(self._closed_by)
 
-    def close(self, error: Exception) -> bool:
-        """Fails all open tickets with `error`; whether the thread ended in time."""
+    def fail(self, error: Exception) -> None:
+        """Fails all open tickets, and those to come, as the session closes."""
         self._closed_by = error
         for ticket in list(self._open):
             ticket.fail(error)
-        return self.worker.close()
 
     def _work(
         self, ticket: Ticket, begin: Begin, describe: Describe, conclude: Conclude | None, awake_cpu_s: float

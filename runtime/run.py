@@ -152,6 +152,8 @@ class Run(Course):
     def end(self) -> None:
         """Calls the guard off, and notes the whole path for the time model, if it was one of several steps."""
         super().end()
+        if (shadow := self._runner.shadow) is not None:
+            shadow.told(self._x, self.reached, self.stopped_by)
         last = self._cut_off or self._at
         if self._is_path and last is not None and self._steps + self.was_cut_off > 1:
             way = Step(0, last.depth, last.width, last.precision)

@@ -32,6 +32,13 @@ class Sensing(Protocol):
     def now(self) -> Load: ...
 
 
+class Shadowing(Protocol):
+    """Whoever has some answers compared with better ones."""
+
+    def told(self, x: Samples, reached: Reached, stopped_by: Stop | None, at: int = 0) -> None:
+        """A sample's request ended: `x`, (samples, …), with its number `at`. Takes no time that matters for most."""
+
+
 class Blind:
     """No sensors: nothing is known of the load."""
 
@@ -134,13 +141,14 @@ class Runner:
         self.learns = bool(getattr(model, "learns", TimeModel.learns))
         self._study: Callable[[], Study | None] = getattr(model, "study", lambda: None)
         self.sensors: Sensing = BLIND
+        self.shadow: Shadowing | None = None
         self.clocks = clocks
         self._looks_at_energy = looks_at_energy(policy)
         self._learning = Lock()
         self._notes: deque[Note] = deque()
         # first decisions: of equal situations, which policies decide equally; beside what the model said there
         self._decided: dict[tuple[float, Budget], tuple[FloatArray, Step | Stop]] = {}
-        running = self._running = set[int]()  # a set, as its additions and removals need no lock
+        running = self.running = set[int]()  # a set, as its additions and removals need no lock
         threads = engine.threads
         # how many threads run a step just now, which are no load of others; without the runner, which nobody is to keep
         self.own_running: Callable[[], int] = lambda: len(running) * threads
@@ -244,7 +252,7 @@ class Runner:
             Failed: it raised anything else.
         """
         menu, passed = stand.menu, stand.passed
-        self._running.add(id(stand))
+        self.running.add(id(stand))
         try:
             for number, part in enumerate(parts):
                 cut = protect()
@@ -265,7 +273,7 @@ class Runner:
             self._note_step(stand, step, cut_off=True)
             raise
         finally:
-            self._running.discard(id(stand))
+            self.running.discard(id(stand))
             stand.spent_mj += stand.menu.taken_mj(step, parts, len(passed))
         self._note_step(stand, step)
         stand.menu = menu

@@ -1,11 +1,10 @@
 """A bundle in a program: load it, then ask for answers under a budget, from any thread."""
 
-import logging
 import os
 import weakref
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +21,18 @@ from .certified import coverage_of
 from .course import Request
 from .desk import Desk
 from .engines import Engine, make_engine, runnable
-from .errors import ClosedError, InputError
 from .handover import SOON
-from .inputs import Samples, budget_of, check_input
+from .inputs import Samples
+from .lifetime import Lifetime
 from .memory import return_freed_memory
 from .offers import Offers
 from .options import Confidence, chosen_model, chosen_policy, chosen_profile, usual_model
 from .profile import Profile
+from .reception import Reception
 from .run import Run, SoFar, rehearse
 from .runner import BLIND, Clocks, Runner, Sensing
 from .sensors import Sensors
+from .shadow import SHARE, own_rules, shadow_for
 from .stats import Stats, Tally
 from .student import Student
 from .ticket import Ticket, on_late_of
@@ -39,8 +40,6 @@ from .watchdog import Guards, Watchdog
 from .worker import Worker
 
 _STARTING_S = 5.0  # at most, for the worker to have asked for its priority
-
-log = logging.getLogger(__name__)
 
 
 def load(
@@ -55,6 +54,7 @@ def load(
     sensors: bool | Sensing | None = None,
     priority: str = "normal",
     exit_by_exit: bool = False,
+    shadow: float = SHARE,
 ) -> "Session":
     """Opens a bundle and gets it ready to answer: `stretto.load("model.stretto").infer(image, budget_ms=8)`.
 
@@ -83,6 +83,9 @@ def load(
             which is quicker, but can't stop on the way: better where stages take no longer than what may delay them,
             a few milliseconds. Those graphs hold their weights once more. A confidence makes it stop wherever it may
             be sure, in any case.
+        shadow: share of samples, in [0, 1], whose answer by certified thresholds is compared with the full network's in
+            the background, when the machine is idle; also the sensors are then read. Once inputs aren't like those of
+            the calibration any more, that is logged, nothing stops early from then on, and `Session.stats` says why.
 
     Raises:
         BundleError: the file can't be used.
@@ -95,8 +98,11 @@ def load(
         chosen = chosen_policy(policy, confidence, bundle)
         times = chosen_profile(profile, bundle, runner)
         model = chosen_model(time_model or usual_model(chosen), times)
-        watched = model.looks_at_load if sensors is None else sensors
-        session = Session(bundle, runner, chosen, times, checks, model, watched, priority, exit_by_exit=exit_by_exit)
+        is_shadowed = shadow > 0 and own_rules(chosen, bundle.manifest)[1] is not None
+        watched = model.looks_at_load or is_shadowed if sensors is None else sensors
+        session = Session(
+            bundle, runner, chosen, times, checks, model, watched, priority, exit_by_exit=exit_by_exit, shadow=shadow
+        )
     except BaseException:
         runner.close()
         raise
@@ -123,18 +129,20 @@ class Session:
         priority: str = "normal",
         clocks: Clocks = Clocks(),
         exit_by_exit: bool = False,
+        shadow: float = SHARE,
     ):
         profile.check(bundle)
+        policy, rules = own_rules(policy, bundle.manifest)
         self.bundle, self.profile = bundle, profile
         self.points = tuple(record.point for record in bundle.manifest.points)
-        self._checks, self._clocks = checks, clocks
-        self._pid, self._closed = os.getpid(), False
+        self._clocks = clocks
         self._runner = runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
         self._student = Student(bundle.path.name, runner) if runner.learns else None
         self._tally = Tally(self._student.request_ended) if self._student else Tally()
         self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed=isinstance(policy, Fixed))
         self._watchdog = Watchdog(f"stretto-watchdog-{bundle.path.stem}", clocks.wall)
         self._guards = Guards(self._watchdog, clocks.wall)
+        self._shadow = runner.shadow = shadow_for(bundle.path.name, runner, bundle.manifest, rules, shadow)
         worker = Worker(f"stretto-worker-{bundle.path.stem}", priority)
         self._desk = Desk(worker, self._watchdog, self._tally)
         median = self._runner.model.levels.index(0.5)
@@ -148,16 +156,21 @@ class Session:
         self._runner.sensors = sensors or BLIND
         if priority != "normal":
             worker.start(_STARTING_S)
+        self._life = Lifetime(
+            bundle.path.name,
+            {"worker": worker, "watchdog": self._watchdog, "sensors": self._sensors, "student": self._student,
+             "shadow": self._shadow},
+        )  # fmt: skip
+        self._reception = Reception(runner, self._offers, self._life, bundle.manifest.input, checks)
         # for whoever forgets to close it: idle threads would outlive it, and keep what they know of
-        weakref.finalize(
-            self, _let_go, self._pid, [worker, self._watchdog, self._sensors, self._student]
-        ).atexit = False
+        weakref.finalize(self, self._life.let_go).atexit = False
 
     @property
     def stats(self) -> Stats:
         """What it did so far."""
         failures = {point: failed.times for point, failed in self._offers.failures.items()}
-        return Stats(self._tally.requests, self._tally.deadlines_met, self._tally.cut_offs, failures)
+        found = () if self._shadow is None else self._shadow.found
+        return Stats(self._tally.requests, self._tally.deadlines_met, self._tally.cut_offs, failures, *found)
 
     @property
     def priority(self) -> str:
@@ -187,7 +200,7 @@ class Session:
             RuntimeError: its policy chose what isn't possible.
         """
         with SOON:
-            request, is_batch = self._accept(x, budget_ms, deadline, budget)
+            request, is_batch = self._reception.accept(x, budget_ms, deadline, budget)
             return self._infer_batch(x, request) if is_batch else self._infer_one(x[None], request)
 
     def refine(
@@ -200,7 +213,7 @@ class Session:
 
         Takes one sample; arguments and errors as for `infer`.
         """
-        request = self._accept_one("refine", x, budget_ms, deadline, budget)
+        request = self._reception.accept_one("refine", x, budget_ms, deadline, budget)
         return self._refine(x[None], request)
 
     def submit(
@@ -222,7 +235,7 @@ class Session:
                 makes None the result.
         """
         late = on_late_of(on_late)
-        request = self._accept_one("submit", x, budget_ms, deadline, budget)
+        request = self._reception.accept_one("submit", x, budget_ms, deadline, budget)
         ticket = Ticket(request.arrival, request.deadline, late, self._clocks.wall)
         begin = partial(Run, self._runner, self._offers, request, x[None].copy(), None)
         # what a rule ended is answered by the exit that it looked at last, which none knows before
@@ -236,53 +249,16 @@ class Session:
 
     def close(self) -> None:
         """Ends its threads and frees the engine; tickets that aren't done fail with `ClosedError`."""
-        if not self._closed and os.getpid() == self._pid:  # a fork has none of it to end
-            self._closed = True
-            ended = {"worker": self._desk.close(self._closed_error()), "watchdog": self._watchdog.close()}
-            ended["sensors"] = self._sensors is None or self._sensors.close()
-            ended["student"] = self._student is None or self._student.close()
-            for name in (name for name, in_time in ended.items() if not in_time):
-                log.warning("%s: the %s is still busy; it ends by itself", self.bundle.path.name, name)
+        if self._life.end():
+            self._desk.fail(self._life.error)
+            self._life.end_threads()
             self._runner.engine.close()
-        self._closed = True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _accept(
-        self, x: Any, budget_ms: float | None, deadline: float | None, budget: Budget | None
-    ) -> tuple[Request, bool]:
-        now = self._runner.now()
-        arrival = now.at_s
-        self._require_usable()
-        allowed = budget_of(arrival, budget_ms, deadline, budget, self._runner.policy)
-        is_batch = check_input(x, self.bundle.manifest.input, self._checks)
-        menus = self._offers.menus(len(x) if is_batch else 1)
-        return Request(arrival, arrival + allowed.latency_ms / 1e3, allowed, menus, now), is_batch
-
-    def _accept_one(
-        self, verb: str, x: Any, budget_ms: float | None, deadline: float | None, budget: Budget | None
-    ) -> Request:
-        request, is_batch = self._accept(x, budget_ms, deadline, budget)
-        if is_batch:
-            shape = self.bundle.manifest.input.shape
-            raise InputError(f"{verb} takes one sample, {shape}, and got {x.shape}; use infer")
-        return request._replace(since=None)  # it is worked on later, maybe by another thread
-
-    def _require_usable(self) -> None:
-        if self._closed:
-            raise self._closed_error()
-        if os.getpid() != self._pid:
-            raise ClosedError(
-                f"the session of {self.bundle.path.name} was loaded in process {self._pid}, not in its fork "
-                f"{os.getpid()}; load it again there"
-            )
-
-    def _closed_error(self) -> ClosedError:
-        return ClosedError(f"the session of {self.bundle.path.name} is closed; load it again")
 
     def _infer_one(self, x: Samples, request: Request) -> Answer:
         run = Run(self._runner, self._offers, request, x, self._guards)
@@ -302,7 +278,7 @@ class Session:
         try:
             while self._to_next_exit(run):
                 yield (answer := self._answer(request, run))
-                self._require_usable()
+                self._life.require()
         except GeneratorExit:  # whoever asked has enough
             pass
         finally:
@@ -337,11 +313,3 @@ class Session:
 
     def _answer_then(self, request: Request, then: SoFar) -> Answer:
         return self._make_answer(then.at_s, request, then.start, then.reached, then.exits, None, then.spent_mj)
-
-
-def _let_go(pid: int, threads: list[Worker | Watchdog | Sensors | Student | None]) -> None:
-    """Asks the threads of a session that is gone to end, without waiting for them; a fork has none of them."""
-    if os.getpid() == pid:
-        for thread in threads:
-            if thread is not None:
-                thread.close(0.0)

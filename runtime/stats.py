@@ -15,12 +15,19 @@ class Stats(NamedTuple):
         deadlines_met: of them, answered in time.
         cut_offs: of them, those one of whose steps was ended before its exit.
         failures: how often the engine failed, by point; such a point is offered no more.
+        shadowed: samples whose answer by the certified rule was compared with the full network's, in the background.
+        agreed: of them, those where it was the same.
+        drift: why nothing stops early any more, as the inputs aren't like those that it was calibrated on; None as long
+            as they seem to be.
     """
 
     requests: int
     deadlines_met: int
     cut_offs: int
     failures: dict[OperatingPoint, int]
+    shadowed: int = 0
+    agreed: int = 0
+    drift: str | None = None
 
 
 class Tally:

@@ -258,6 +258,9 @@ def serve(
     confidence: Confidence = None,
     threads: Threads = 1,
     engine: EngineName = "onnx",
+    shadow: Annotated[
+        float, typer.Option(help="share of certified answers compared with the full network's when idle, 0 for none")
+    ] = 0.01,
 ) -> None:
     """Serve bundles by the Open Inference Protocol v2, with metrics."""
     from .runtime.server.app import serve as serve_forever
@@ -265,6 +268,7 @@ def serve(
     serve_forever(
         bundles, host, port, engine=engine, threads=threads, policy=policy_of(policy, point),
         confidence=confidence_of(confidence),
+        shadow=shadow,
     )  # fmt: skip
 
 

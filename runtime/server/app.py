@@ -23,6 +23,7 @@ from ..answer import Answer
 from ..errors import BudgetError, InputError
 from ..options import Confidence
 from ..session import Session, load
+from ..shadow import SHARE
 from .metrics import Metrics
 from .protocol import InferRequest, RequestError, encode_answer, model_metadata, parse_request
 from .workers import Workers
@@ -51,6 +52,7 @@ def serve(
     threads: int = 1,
     policy: str | Policy | OperatingPoint = "alert",
     confidence: Confidence = None,
+    shadow: float = SHARE,
     **limits: Any,
 ) -> None:
     """Loads the bundles, then answers on `host` until interrupted; each is named like its file, without the suffix.
@@ -59,7 +61,7 @@ def serve(
     that does.
 
     Args:
-        engine, threads, policy, confidence: as for `load`.
+        engine, threads, policy, confidence, shadow: as for `load`.
         limits: those of `make_app`.
 
     Raises:
@@ -69,7 +71,8 @@ def serve(
     paths = _by_name(bundles)
     with ExitStack() as stack:
         sessions = {
-            name: stack.enter_context(load(path, engine, threads, policy, confidence)) for name, path in paths.items()
+            name: stack.enter_context(load(path, engine, threads, policy, confidence, shadow=shadow))
+            for name, path in paths.items()
         }
         app = make_app(sessions, **{"workers": _workers(threads), **limits})
         uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=10)
@@ -94,7 +97,7 @@ def make_app(
         registry: where the metrics register; one of their own by default.
     """
     models = {name: Model(name, session) for name, session in sessions.items()}
-    metrics = Metrics(registry or CollectorRegistry())
+    metrics = Metrics(registry or CollectorRegistry(), sessions)
     pool = Workers(workers, waiting, timeout_s)
 
     @asynccontextmanager

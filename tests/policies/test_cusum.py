@@ -26,6 +26,25 @@ def test_chance_worked_out_is_the_share_of_simulated_streams(usual, rate, chance
     assert simulated == pytest.approx(worked_out, abs=4 * sqrt(0.25 / 1000))
 
 
+def every_trial(rate: float, chart: Chart, trials: int) -> float:
+    """The chance of an alarm by the matrix of one trial, taken to that power."""
+    up, down, limit = chart
+    step = np.zeros((limit, limit))
+    for at in range(limit):
+        step[at, max(0, at - down)] += 1 - rate
+        if at + up < limit:
+            step[at, at + up] += rate
+    return 1 - float(np.linalg.matrix_power(step, trials)[0].sum())
+
+
+@pytest.mark.parametrize("usual", [0.0015, 0.01, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("horizon", [1_000, 10_000, 1_000_000])
+def test_chance_of_many_trials_is_that_of_each_trial_worked_out(usual, horizon):
+    chart = chart_for(usual, 200, 0.05, horizon)
+    assert alarm_chance(usual, chart, horizon) == pytest.approx(every_trial(usual, chart, horizon), rel=1e-4)
+    assert alarm_chance(usual, chart, 250) == pytest.approx(every_trial(usual, chart, 250), rel=1e-4, abs=1e-12)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     usual=st.floats(0.001, 0.9),

@@ -90,6 +90,37 @@ def test_alarm_says_in_which_direction_early_stops_went(early, what):
     assert f"requests {what}, where" in drift.warning
 
 
+@pytest.mark.parametrize("early, always", [((0.0, 0.5), False), ((0.5, 1.0), True)])
+def test_end_of_the_range_that_cannot_be_passed_is_never_passed(early, always):
+    drift = Drift(0.99, early=early)
+    for _ in range(1000):
+        drift.tell_early(always)
+    assert drift.state == "fine"
+    for _ in range(100):
+        drift.tell_early(not always)
+    assert drift.state == "alarm"
+
+
+def test_requests_that_something_else_ended_are_neither_early_nor_late():
+    """Of those that the rule ended alone, all are early here; left out, the others would make that look like a rise."""
+    stopped_early, counted, left_out = np.random.default_rng(0).random(2000) < 0.7, Drift(0.99, early=(0.7, 0.7)), []
+    for early in stopped_early.tolist():
+        counted.tell_early(True if early else None)
+        left_out += [True] * early
+    assert counted.state == "fine"
+    naive = Drift(0.99, early=(0.7, 0.7))
+    for early in left_out:
+        naive.tell_early(early)
+    assert naive.state == "alarm"
+
+
+def test_early_stops_have_a_horizon_of_their_own():
+    by_all, by_few = Drift(0.99, early=(0.7, 0.7), early_horizon=1_000_000), Drift(0.99, early=(0.7, 0.7))
+    for drift in (by_all, by_few):
+        assert drift._disagreed == by_few._disagreed
+    assert by_all._early._chart.limit > by_few._early._chart.limit
+
+
 def test_early_stops_count_for_nothing_where_their_range_is_unknown():
     drift = Drift(0.99)
     for _ in range(1000):
@@ -115,10 +146,11 @@ def test_alarm_stays_whatever_comes_after():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"agreement": 1.0}, r"agreement is 1.0 and early None; give a share in \(0, 1\)"),
+        ({"agreement": 1.0}, r"agreement is 1.0 and early None; give a share in \(0, 1\), and a range in \[0, 1\]"),
         ({"agreement": float("nan")}, "agreement is nan"),
-        ({"early": (0.5, 1.0)}, r"early \(0.5, 1.0\); give a share in \(0, 1\)"),
-        ({"early": (0.5, 0.4)}, r"early \(0.5, 0.4\); give a share in \(0, 1\), and a range of them"),
+        ({"early": (0.5, 1.1)}, r"early \(0.5, 1.1\); give a share in \(0, 1\), and a range in \[0, 1\]"),
+        ({"early": (0.5, 0.4)}, r"early \(0.5, 0.4\); give a share"),
+        ({"early": (float("nan"), 0.4)}, r"early \(nan, 0.4\); give a share"),
         ({"false_alarm": 0}, r"false_alarm is 0.0; give a share in \(0, 1\)"),
         ({"within": 0}, "within is 0 and horizon 10000; give 1 <= within <= horizon"),
     ],

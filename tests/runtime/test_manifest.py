@@ -101,3 +101,11 @@ def test_prepare_without_mean_only_scales():
 def test_prepare_refuses_other_pixels(pixels):
     with pytest.raises(InputError, match=r"pixels are .*; give uint8 \(2, 4, 4\)"):
         InputSpec((2, 4, 4)).prepare(pixels)
+
+
+def test_certificate_survives_json_and_is_no_key_where_there_is_none():
+    way = CertifiedWay(1.0, "fp32", None, 0.0, 0.0, 1.0)
+    found = Certified("probability", "disagreement", "ltt", 0.01, 0.05, 500, (way,), "It is promised.")
+    plain, certified = toy().manifest, replace(toy().manifest, certified=found)
+    assert b"certified" not in plain.to_json()
+    assert Manifest.from_json(certified.to_json()) == certified

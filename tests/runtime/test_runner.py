@@ -313,7 +313,7 @@ def test_what_a_request_does_before_its_first_step_is_its_own_time(opened, monke
         clock.sleep(0.25)
         return False
 
-    monkeypatch.setattr("stretto.runtime.session.check_input", checked)
+    monkeypatch.setattr("stretto.runtime.reception.check_input", checked)
     session.infer(SAMPLE)
     assert [(ran.wall_ms, ran.cpu_ms) for ran in model.told] == [(pytest.approx(3250), pytest.approx(3250))]
 

@@ -14,7 +14,7 @@ class Scripted:
     """Stands in for a session: notes deadlines, and answers once it is let go."""
 
     def __init__(self, session, error=None):
-        self.bundle, self.deadlines = session.bundle, []
+        self.bundle, self.stats, self.deadlines = session.bundle, session.stats, []
         self.entered, self.let_go, self._error = Event(), Event(), error
 
     def infer(self, x, deadline):

@@ -94,6 +94,31 @@ def test_metrics_count_answers_deadlines_and_failures(session, toy):
     assert 'stretto_request_seconds_bucket{le="0.004",model="toy"}' in text.text
 
 
+def test_metrics_say_what_was_compared_with_the_full_network(session, toy):
+    registry, scripted = CollectorRegistry(), Scripted(session)
+    with TestClient(make_app({"toy": scripted}, registry=registry)) as client:
+        assert [count(registry, f"stretto_{name}", model="toy") for name in ("shadowed_total", "drift")] == [0, 0]
+        scripted.stats = scripted.stats._replace(shadowed=5, agreed=4, drift="inputs are others")
+        text = client.get("/metrics").text
+    for line in ("shadowed_total", "agreed_total", "drift"):
+        assert f'stretto_{line}{{model="toy"}}' in text
+    names = "shadowed_total", "agreed_total", "drift"
+    assert [count(registry, f"stretto_{name}", model="toy") for name in names] == [5, 4, 1]
+
+
+def test_share_to_compare_is_given_to_every_session(toy, monkeypatch):
+    asked = []
+
+    def load(*args, **options):
+        asked.append(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(server_app, "load", load)
+    with pytest.raises(InterruptedError):
+        serve([toy.path], shadow=0.25)
+    assert asked == [{"shadow": 0.25}]
+
+
 def test_too_large_a_body_is_refused(session):
     with TestClient(make_app({"toy": session}, max_body_bytes=100)) as client:
         assert error(client.post(INFER, content=b" " * 101), 413).startswith("the body has more than 100 bytes")
