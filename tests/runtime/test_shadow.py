@@ -1,10 +1,10 @@
 """Some answers by certified thresholds are compared with the full network's, when the machine is idle."""
 
 import logging
-from dataclasses import replace
 import os
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
