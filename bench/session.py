@@ -27,8 +27,9 @@ from ..runtime.engines import make_engine
 from ..runtime.measure import measure_profile
 from ..runtime.menu import Menu, Outline
 from ..runtime.profile import Profile, profile_path
-from ..runtime.runner import Moment, Runner
+from ..runtime.runner import Runner
 from ..runtime.session import load
+from ..runtime.stand import Moment
 from . import fresh
 from .budgets import budget_rows
 from .bundles import Files, build_apart, full_graph_session

@@ -44,6 +44,7 @@ class Alert(Heading):
     """
 
     looks_at_energy: ClassVar[bool] = True
+    looks_at_load: ClassVar[bool] = False  # but through the times that are predicted
     q_fail: float = 0.0
     interruptible: bool = False
 

@@ -1,6 +1,7 @@
 """The most accurate answer whose deadline is kept at a stated rate."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .heading import Heading
 from .situation import Situation, Step, Stop
@@ -23,6 +24,7 @@ class Conformal(Heading):
         rate: share of deadlines to keep, in (0, 1).
     """
 
+    looks_at_load: ClassVar[bool] = False  # but through the times that are predicted
     rate: float = 0.99
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """The most accurate answer that the profile expects in time, looked at again at every exit."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .heading import Heading
 from .situation import Situation, Step, Stop
@@ -22,6 +23,7 @@ class Deadline(Heading):
         level: quantile of the finish time that must fit, one that is predicted; higher is more cautious.
     """
 
+    looks_at_load: ClassVar[bool] = False  # but through the times that are predicted
     level: float = 0.99
 
     def __post_init__(self) -> None:

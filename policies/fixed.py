@@ -1,6 +1,7 @@
 """Always the same operating point: what a fixed network would do, and the baseline of every other policy."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from .exits import Rule, as_rule
 from .situation import OperatingPoint, Situation, Step, Stop
@@ -17,6 +18,7 @@ class Fixed:
             `ExitRule`. Kept as `rule`.
     """
 
+    looks_at_load: ClassVar[bool] = False  # but through the times that are predicted
     point: OperatingPoint
     confidence: float | tuple[float, ...] | Rule | None = None
     rule: Rule | None = field(init=False, repr=False, compare=False)

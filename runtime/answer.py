@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ..policies.situation import Evidence, FloatArray, OperatingPoint, Stop
 from .certified import IsCovered
 from .course import Request
-from .runner import Reached, Start
+from .stand import Reached, Start
 
 
 # not frozen, which would take 1.2 µs of some 11 that a request spends in Python

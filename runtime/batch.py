@@ -7,7 +7,8 @@ from .course import Course, Request
 from .engines.cut import CutOff
 from .inputs import Samples
 from .offers import Offers
-from .runner import NOTHING, Failed, Reached, Runner, Stand, start_of
+from .runner import Failed, Runner
+from .stand import NOTHING, Reached, Stand, start_of
 from .watchdog import Guards
 
 

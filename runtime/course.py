@@ -11,7 +11,8 @@ from .errors import EngineError
 from .inputs import Samples
 from .menu import Exit, Menus
 from .offers import Offers
-from .runner import Failed, Moment, Reached, Runner, Stand
+from .runner import Failed, Runner
+from .stand import Moment, Reached, Stand
 from .watchdog import Guard, Guards
 
 

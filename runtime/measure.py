@@ -31,7 +31,8 @@ from .engines import Engine, make_engine, runnable
 from .inputs import UNLIMITED, Samples, check_input
 from .menu import Outline, legs, spans, ways
 from .profile import BACK_TO_BACK, PACED, Profile, cached_profile, device_key, profile_path
-from .runner import NOTHING, Clocks, Reached, Runner, start_of
+from .runner import Runner
+from .stand import NOTHING, Clocks, Reached, start_of
 from .thread_clock import thread_clock
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)

@@ -16,7 +16,8 @@ from .engines.cut import Cut, CutOff
 from .inputs import UNLIMITED, Samples
 from .menu import Exit, Menu
 from .offers import Offers
-from .runner import NOTHING, Failed, Reached, Runner, Start, start_of
+from .runner import Failed, Runner
+from .stand import NOTHING, Reached, Start, start_of
 from .watchdog import Guards
 
 Passing = Callable[["SoFar"], object]

@@ -1,13 +1,11 @@
 """Runs steps and decides between them: engine, time model and policy together, with the clocks that they are told."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
-from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from ..policies import looks_at_energy
+from ..policies import looks_at_energy, looks_at_load
 from ..policies.latency import Ran, Study, TimeModel
 from ..policies.load import UNKNOWN, Load
 from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
@@ -17,10 +15,8 @@ from .errors import ClosedError
 from .handover import SOON
 from .inputs import Samples
 from .menu import Exit, Menu
-from .thread_clock import thread_clock
+from .stand import NOTHING, Clocks, Moment, Note, Reached, Stand, Start, start_of
 
-Reached = tuple[Evidence, ...]  # by one sample, oldest first
-NOTHING: Reached = ()
 _DECISIONS = 64  # that are kept
 _UNTOLD = 1024  # notes at most: who makes one more tells the model of them
 
@@ -56,72 +52,6 @@ class Failed(Exception):
         self.point, self.reason = point, reason
 
 
-class Clocks(NamedTuple):
-    """Seconds, as `time.monotonic` and `time.thread_time` give them; reading the latter can cost a turn of others."""
-
-    wall: Callable[[], float] = monotonic
-    thread: Callable[[], float] = thread_clock
-
-
-class Moment(NamedTuple):
-    """Seconds by the wall clock, and by the clock of the thread that asks."""
-
-    at_s: float
-    cpu_s: float
-
-
-@dataclass(slots=True)
-class Stand:
-    """Where samples of a request stand, and since when.
-
-    Args:
-        x: what the next step takes, (samples, …).
-        menu: what is possible.
-        at_s: when they got here, by the wall clock: at the last exit, or when the request arrived.
-        cpu_s: the same by the clock of the thread that runs them.
-        awake_cpu_s: by that clock, since when the thread has been running without a sleep, as far as is known.
-        load: as known at the last decision.
-        predicted_ms: (steps, levels of the model) what the model said there.
-        passed: exits on the way of the step that is running, with their logits, (samples, classes).
-        spent_mj: what the steps of each of these samples took by the profile, those that ended early included.
-    """
-
-    x: Samples
-    menu: Menu
-    at_s: float
-    cpu_s: float
-    awake_cpu_s: float
-    load: Load = UNKNOWN
-    predicted_ms: FloatArray | None = field(default=None, repr=False)
-    passed: list[tuple[Exit, FloatArray]] = field(default_factory=list, repr=False)
-    spent_mj: float = 0.0
-
-
-class Start(NamedTuple):
-    """A stand as it was at its request's first decision; see `Stand`."""
-
-    menu: Menu
-    at_s: float
-    cpu_s: float
-    awake_cpu_s: float
-    load: Load
-    predicted_ms: FloatArray | None
-
-
-class Note(NamedTuple):
-    """What the model is yet to be told of: a step, or a path of them, that began at `start` and ended at `end`.
-
-    `graphs`: that it ran.
-    """
-
-    step: Step
-    start: Start
-    end: Moment
-    graphs: int
-    cut_off: bool
-    whole_path: bool
-
-
 class Runner:
     """The one place where steps are run, timed and chosen; for any number of threads.
 
@@ -143,11 +73,11 @@ class Runner:
         self.sensors: Sensing = BLIND
         self.shadow: Shadowing | None = None
         self.clocks = clocks
-        self._looks_at_energy = looks_at_energy(policy)
+        self._looks_at_energy, self._looks_at_load = looks_at_energy(policy), looks_at_load(policy)
         self._learning = Lock()
         self._notes: deque[Note] = deque()
         # first decisions: of equal situations, which policies decide equally; beside what the model said there
-        self._decided: dict[tuple[float, Budget], tuple[FloatArray, Step | Stop]] = {}
+        self._decided: dict[Hashable, tuple[FloatArray, Step | Stop]] = {}
         running = self.running = set[int]()  # a set, as its additions and removals need no lock
         threads = engine.threads
         # how many threads run a step just now, which are no load of others; without the runner, which nobody is to keep
@@ -164,9 +94,9 @@ class Runner:
 
     def pick_up(self, stand: Stand) -> None:
         """Time went by that no step of these samples took: the next step begins now."""
-        at_s, cpu_s = self.clocks.wall(), self.clocks.thread()
-        stand.awake_cpu_s += cpu_s - stand.cpu_s
-        stand.at_s, stand.cpu_s = at_s, cpu_s
+        now = self.now()
+        stand.awake_cpu_s += now.cpu_s - stand.cpu_s
+        stand.at_s, stand.cpu_s = now
 
     def predict(self, stand: Stand) -> FloatArray:
         """(steps, levels of the model) when the exits on the menu would be reached; `stand` keeps it."""
@@ -199,7 +129,8 @@ class Runner:
 
     def _first(self, stand: Stand, slack_ms: float, budget: Budget, finish_ms: FloatArray) -> Step | Stop:
         """A request's first choice, which is often the same: applications have one budget, and times change seldom."""
-        key = round(slack_ms, 3), budget
+        load = stand.load.busy if self._looks_at_load else None
+        key = round(slack_ms, 3), budget, stand.spent_mj, load
         known = self._decided.get(key)
         if known is not None and known[0] is finish_ms and (isinstance(known[1], Stop) or known[1] in stand.menu.after):
             return known[1]
@@ -307,20 +238,20 @@ class Runner:
 
     def note_path(self, start: Start, end: Stand, step: Step, graphs: int, cut_off: bool) -> None:
         """Of a whole path, as one step from where it started."""
-        self._note(Note(step, start, Moment(end.at_s, end.cpu_s), graphs, cut_off, True))
+        if self.learns:
+            self._note(Note(step, start, Moment(end.at_s, end.cpu_s), graphs, cut_off, True))
 
     def _note_step(self, stand: Stand, step: Step, cut_off: bool = False) -> None:
         """Of a step that began at `stand`, which ends now."""
-        now = Moment(self.clocks.wall(), self.clocks.thread())
-        graphs = len(stand.passed) + cut_off
-        self._note(Note(step, start_of(stand), now, graphs, cut_off, False))
+        now = self.now()
+        if self.learns:
+            self._note(Note(step, start_of(stand), now, len(stand.passed) + cut_off, cut_off, False))
         stand.at_s, stand.cpu_s = now
 
     def _note(self, note: Note) -> None:
-        if self.learns:
-            self._notes.append(note)
-            if len(self._notes) >= _UNTOLD:
-                self.learn()
+        self._notes.append(note)
+        if len(self._notes) >= _UNTOLD:
+            self.learn()
 
     def _ran(self, note: Note) -> Ran:
         """As the model is told of it."""
@@ -337,8 +268,3 @@ class Runner:
             note.whole_path,
             note.graphs,
         )
-
-
-def start_of(stand: Stand) -> Start:
-    """The stand as it is."""
-    return Start(stand.menu, stand.at_s, stand.cpu_s, stand.awake_cpu_s, stand.load, stand.predicted_ms)

@@ -30,9 +30,10 @@ from .options import Confidence, chosen_model, chosen_policy, chosen_profile, us
 from .profile import Profile
 from .reception import Reception
 from .run import Run, SoFar, rehearse
-from .runner import BLIND, Clocks, Runner, Sensing
+from .runner import BLIND, Runner, Sensing
 from .sensors import Sensors
 from .shadow import SHARE, own_rules, shadow_for
+from .stand import Clocks
 from .stats import Stats, Tally
 from .student import Student
 from .ticket import Ticket, on_late_of

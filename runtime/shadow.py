@@ -21,7 +21,8 @@ from .certified import certified_rule
 from .inputs import Samples
 from .manifest import Certified, CertifiedWay, Manifest
 from .menu import legs
-from .runner import Reached, Runner
+from .runner import Runner
+from .stand import Reached
 from .worker import Worker
 
 Rules = dict[tuple[float, str], Rule]  # by width and precision

@@ -13,8 +13,8 @@ from stretto.runtime.certified import certified_rule
 from stretto.runtime.engines import make_engine
 from stretto.runtime.errors import BundleError
 from stretto.runtime.manifest import Certified, CertifiedWay
-from stretto.runtime.runner import Clocks
 from stretto.runtime.session import Session, load
+from stretto.runtime.stand import Clocks
 
 from .fakes import Clock, Recorder, SetPace, set_profile
 from .toy import toy_bundle

@@ -12,8 +12,8 @@ from stretto.policies.situation import OperatingPoint, Step, Stop
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
 from stretto.runtime.errors import ClosedError, EngineError
-from stretto.runtime.runner import Clocks
 from stretto.runtime.session import Session
+from stretto.runtime.stand import Clocks
 
 from .fakes import Clock, Faulty, SetPace, set_profile
 from .toy import toy_bundle

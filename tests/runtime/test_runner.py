@@ -10,8 +10,8 @@ from stretto.policies.load import Load
 from stretto.policies.situation import Step, Stop
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines.cut import CutOff
-from stretto.runtime.runner import Clocks
 from stretto.runtime.session import Session
+from stretto.runtime.stand import Clocks
 
 from .fakes import LEVELS, Clock, SetPace, expected_ms, set_profile
 from .toy import toy_bundle
@@ -336,3 +336,44 @@ def test_ticket_s_wait_for_its_turn_is_no_step_s_time(opened):
     session.close()
     second = [ran.wall_ms for ran in model.told if not ran.whole_path][3:]
     assert second == pytest.approx([1000, 1000, 1000])
+
+
+class Yielding:
+    """A policy of somebody's own: goes to the end of the widest where the device is free, else to the nearest exit."""
+
+    def next(self, situation):
+        if situation.evidence:
+            return Stop.TARGET
+        return min(situation.steps) if situation.load else max(situation.steps)
+
+
+class Changing:
+    now = Load(busy=0.0)
+
+
+def test_decision_is_not_kept_for_a_policy_that_looks_at_the_load(bundle):
+    clock, sensors = Clock(), Changing()
+    with Session(
+        bundle, SetPace(bundle, clock, STAGE_MS), Yielding(), set_profile(bundle, STAGE_MS), sensors=sensors,
+        clocks=Clocks(clock, clock),
+    ) as session:  # fmt: skip
+        free = session.infer(SAMPLE).point
+        sensors.now = Load(busy=0.9)
+        assert session.infer(SAMPLE).point != free
+
+
+def test_decision_is_kept_where_nothing_that_it_depends_on_has_changed(bundle):
+    asked = []
+
+    class Counting(Deadline):
+        def target(self, situation):
+            asked.append(situation.slack_ms)
+            return super().target(situation)
+
+    clock = Clock()
+    with Session(
+        bundle, SetPace(bundle, clock, STAGE_MS), Counting(), set_profile(bundle, STAGE_MS), clocks=Clocks(clock, clock)
+    ) as session:
+        asked.clear()
+        points = [session.infer(SAMPLE, budget_ms=2e3 * STAGE_MS).point for _ in range(3)]
+        assert len(set(points)) == 1 and len(asked) == 1
