@@ -18,8 +18,7 @@ class Student:
     """Has a session's model told of what ran, and lets it study, in a `School`.
 
     Requests don't wake its thread: one that is woken asks for the interpreter, and who gives it away in the middle of a
-    request loses the core where others want it. Beside two busy processes, 8.5 % of requests were late when some of
-    them did that at their end, half of them though their answers had been made in time.
+    request loses the core where others want it.
     """
 
     def __init__(self, name: str, runner: Runner, school: "School | None" = None):
