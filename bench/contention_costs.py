@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable
-from functools import partial
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,15 @@ from ..runtime.engines import Engine
 from ..runtime.sensors import cost
 from .contention_rounds import Ask
 from .pools import run_way
-from .report import Row, spread, time_ms
+from .report import Row, spread
 
 OVERHEAD_ROUNDS = 400
 PAUSE_S = (0.005, 0.020)  # before whatever is timed, as between requests of a device
 AMPLE_MS = 10_000.0  # a deadline, so that everything is on, but one that never comes
 MOST_US = 150.0
 MOST_SHARE = 0.005  # of a core
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def steps_of(answer: Answer) -> list[Step]:
@@ -53,12 +55,11 @@ def _overhead_row(
     pause_s: tuple[float, float] | None,
 ) -> Row:
     rng, over_us, raw_ms = random.Random(0), [], []
-    steps = steps_of(_answered(ask, x))
+    steps = steps_of(_answered(rng, None, ask, x)[1])
     for _ in range(rounds):
-        answers: list[Answer] = []
-        asked_ms = _paused(rng, pause_s, lambda: answers.append(_answered(ask, x)))  # noqa: B023  (called at once)
-        steps = steps_of(answers[0])
-        raw_ms.append(_paused(rng, pause_s, partial(run_way, engine, steps, x[None])))
+        asked_ms, answer = _answered(rng, pause_s, ask, x)
+        steps = steps_of(answer)
+        raw_ms.append(_timed(rng, pause_s, run_way, engine, steps, x[None])[0])
         over_us.append((asked_ms - raw_ms[-1]) * 1e3)
     return Row(
         f"overhead per request over the bare steps{ending}", network, float(np.median(over_us)), "µs", at_most=MOST_US,
@@ -70,7 +71,7 @@ def _overhead_row(
 def idle_p99_ms(ask: Ask, x: NDArray[np.float32], rounds: int) -> float:
     """Milliseconds in which 99 % of so many requests are answered, each after a pause; `x`: one sample."""
     rng = random.Random(0)
-    return float(np.quantile([_paused(rng, PAUSE_S, lambda: _answered(ask, x)) for _ in range(rounds)], 0.99))
+    return float(np.quantile([_answered(rng, PAUSE_S, ask, x)[0] for _ in range(rounds)], 0.99))
 
 
 def sensors_row(seconds: float) -> Row:
@@ -78,14 +79,21 @@ def sensors_row(seconds: float) -> Row:
     return Row("sensors, of a core", "", cost(seconds), "", at_most=MOST_SHARE, note="by this process's own clock")
 
 
-def _answered(ask: Ask, x: NDArray[np.float32]) -> Answer:
-    answer = ask(x, AMPLE_MS)
+def _answered(
+    rng: random.Random, pause_s: tuple[float, float] | None, ask: Ask, x: NDArray[np.float32]
+) -> tuple[float, Answer]:
+    took_ms, answer = _timed(rng, pause_s, ask, x, AMPLE_MS)
     if answer is None:
         raise RuntimeError(f"a request with {AMPLE_MS:g} ms to go was dropped")
-    return answer
+    return took_ms, answer
 
 
-def _paused(rng: random.Random, pause_s: tuple[float, float] | None, task: Callable[[], object]) -> float:
+def _timed(
+    rng: random.Random, pause_s: tuple[float, float] | None, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> tuple[float, T]:
+    """Milliseconds of one call after a pause, if there is to be one, and what it gave."""
     if pause_s is not None:
         time.sleep(rng.uniform(*pause_s))
-    return time_ms(task)
+    started = time.perf_counter()
+    result = task(*args, **kwargs)
+    return (time.perf_counter() - started) * 1e3, result

@@ -26,10 +26,13 @@ def highest_score(logits: FloatArray, temperature: float) -> tuple[int, float]:
     if len(logits) > _FEW:
         top = int(logits.argmax())
         return top, float(1 / np.exp((logits - logits[top]) / temperature).sum())
-    # a few numbers are quicker without NumPy's calls, which find their code out of the cache after every step
+    # a few numbers are quicker without NumPy's calls, and without a function of their own as comprehensions are, whose
+    # code is out of the cache after every step
     values = logits.tolist()
-    highest = max(values)
-    return values.index(highest), 1 / sum([exp((value - highest) / temperature) for value in values])
+    highest, total = max(values), 0.0
+    for value in values:
+        total += exp((value - highest) / temperature)
+    return values.index(highest), 1 / total
 
 
 def runner_up(logits: FloatArray) -> float:

@@ -39,6 +39,15 @@ class Menu:
     soonest_ms: float
     energy_mj: FloatArray
 
+    def ends(self, slack_ms: float) -> Stop | None:
+        """Why a request with an exit in hand ends here whatever the policy says; None: that is the policy's to say.
+
+        Nothing goes on that would be late more often than not even on the idle device.
+        """
+        if not self.steps:
+            return Stop.FINAL
+        return Stop.DEADLINE if slack_ms < self.soonest_ms else None
+
     def choose(self, policy: Policy, situation: Situation) -> Step | Stop:
         """The policy's choice in a situation of these steps.
 

@@ -5,11 +5,12 @@ from typing import Any
 from ..policies.situation import Budget
 from .course import Request
 from .errors import InputError
-from .inputs import budget_of, check_input
+from .inputs import budget_of, check_input, is_usual
 from .lifetime import Lifetime
 from .manifest import InputSpec
 from .offers import Offers
 from .runner import Runner
+from .stand import Moment
 
 
 class Reception:
@@ -18,11 +19,15 @@ class Reception:
     def __init__(self, runner: Runner, offers: Offers, life: Lifetime, spec: InputSpec, checks: bool):
         self._runner, self._offers, self._life, self._spec, self._checks = runner, offers, life, spec, checks
 
+    def is_usual(self, x: Any) -> bool:
+        """Whether `x` is one sample with nothing wrong; raises ClosedError as `accept` does."""
+        self._life.require()
+        return is_usual(x, self._spec, self._checks)
+
     def accept(
-        self, x: Any, budget_ms: float | None, deadline: float | None, budget: Budget | None
+        self, x: Any, budget_ms: float | None, deadline: float | None, budget: Budget | None, now: Moment
     ) -> tuple[Request, bool]:
-        """The request that arrives now, and whether it is a batch; arguments and errors as of `Session.infer`."""
-        now = self._runner.now()
+        """The request that arrived `now`, and whether it is a batch; arguments and errors as of `Session.infer`."""
         arrival = now.at_s
         self._life.require()
         allowed = budget_of(arrival, budget_ms, deadline, budget, self._runner.policy)
@@ -34,7 +39,7 @@ class Reception:
         self, verb: str, x: Any, budget_ms: float | None, deadline: float | None, budget: Budget | None
     ) -> Request:
         """The same of one sample, for a `verb` that takes no batch."""
-        request, is_batch = self.accept(x, budget_ms, deadline, budget)
+        request, is_batch = self.accept(x, budget_ms, deadline, budget, self._runner.now())
         if is_batch:
             raise InputError(f"{verb} takes one sample, {self._spec.shape}, and got {x.shape}; use infer")
         return request._replace(since=None)  # it is worked on later, maybe by another thread

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..policies.exits import rule_of
 from ..policies.fixed import Fixed
-from ..policies.situation import FloatArray, OperatingPoint, Step, Stop
+from ..policies.situation import Evidence, FloatArray, OperatingPoint, Step, Stop
 from ..policies.targets import walk
 from .course import Course, Request
 from .engines.cut import Cut, CutOff
@@ -17,7 +17,7 @@ from .inputs import UNLIMITED, Samples
 from .menu import Exit, Menu
 from .offers import Offers
 from .runner import Failed, Runner
-from .stand import NOTHING, Reached, Start, start_of
+from .stand import NOTHING, Reached, Stand, Start, start_of
 from .watchdog import Guards
 
 Passing = Callable[["SoFar"], object]
@@ -59,11 +59,19 @@ class SoFar(NamedTuple):
         return self.spent_before_mj + menu.taken_mj(self.step, legs, done if done == len(legs) else done - 1)
 
 
+class Begun(NamedTuple):
+    """A first step that was taken without a run: from `start` to an exit, which said `seen` and where `stand` is."""
+
+    start: Start
+    seen: Evidence
+    stand: Stand
+
+
 class Run(Course):
     """Takes a sample to one exit after the other, until the policy stops or what remains is cut off.
 
-    `reached`: what exits said so far; `exits`: the depths of all that were passed, also those not looked at. It is over
-    once `advance` gave False, and is then to be told so by `end`.
+    `reached`: what exits said so far; `exits`: the depths of all that were passed, also those not looked at;
+    `choice`: how it goes on. It is over once `advance` gave False, and is then to be told so by `end`.
 
     Args:
         x: (1, …) as the network takes it.
@@ -71,6 +79,7 @@ class Run(Course):
             has `cut`.
         cut: ends any step, even the first; instead of a guard.
         awake_cpu_s: by the thread's clock, since when it has been running; None: since now.
+        begun: what was done so far; None: nothing.
 
     Raises:
         EngineError: the engine failed at so many points that the policy finds none.
@@ -86,22 +95,27 @@ class Run(Course):
         guards: Guards | None = None,
         cut: Cut | None = None,
         awake_cpu_s: float | None = None,
+        begun: Begun | None = None,
     ):
         super().__init__(runner, offers, request, x, guards)
         self._cut = cut
         self.reached: Reached = NOTHING
         self.exits: list[int] = []
         self._at: OperatingPoint | None = None  # the exit where it stands
-        self._stand = stand = runner.begin(x, request.menus.start, request.since, awake_cpu_s)
-        (self._choice,) = self._ask(stand, (NOTHING,))
-        self.start = start_of(stand)
         self._steps, self._is_path = 0, True  # whether nothing but steps that follow each other took the time
         self._cut_off: Step | None = None
+        if begun is None:
+            self._stand = runner.begin(x, request.menus.start, request.since, awake_cpu_s)
+        else:
+            self._stand, self._at, self._steps = begun.stand, begun.seen.point, 1
+            self.reached, self.exits = (begun.seen,), [begun.seen.point.depth]
+        (self.choice,) = self._ask(self._stand, (self.reached,))
+        self.start = start_of(self._stand) if begun is None else begun.start
 
     @property
     def stopped_by(self) -> Stop | None:
         """Why there will be no more exits; None as long as there may be."""
-        return self._choice if isinstance(self._choice, Stop) else None
+        return self.choice if isinstance(self.choice, Stop) else None
 
     @property
     def was_cut_off(self) -> bool:
@@ -126,8 +140,8 @@ class Run(Course):
             EngineError: there is no other point, nor an exit in hand.
         """
         stand = self._stand
-        while isinstance(self._choice, Step):
-            step = stand.menu.legs[self._choice][0] if leg else self._choice
+        while isinstance(self.choice, Step):
+            step = stand.menu.legs[self.choice][0] if leg else self.choice
             try:
                 show = None if passing is None else partial(self._show, step, passing)
                 exit, seen = self._take(stand, step, bool(self.reached), self._cut, show)
@@ -139,16 +153,16 @@ class Run(Course):
                 self._pass()
                 self._at, self._steps = exit.point, self._steps + 1
                 self.reached = (*self.reached, *seen)
-                (self._choice,) = self._ask(stand, (self.reached,))
+                (self.choice,) = self._ask(stand, (self.reached,))
                 return True
         return False
 
     def look_again(self) -> None:
         """Decides anew, as the caller took time."""
         self._is_path = False
-        if isinstance(self._choice, Step):
+        if isinstance(self.choice, Step):
             self._runner.pick_up(self._stand)
-            (self._choice,) = self._ask(self._stand, (self.reached,))
+            (self.choice,) = self._ask(self._stand, (self.reached,))
 
     def end(self) -> None:
         """Calls the guard off, and notes the whole path for the time model, if it was one of several steps."""
@@ -181,7 +195,7 @@ class Run(Course):
 
     def _be_cut_off(self, step: Step) -> None:
         self._read_passed()
-        self._choice, self._cut_off = Stop.DEADLINE, step
+        self.choice, self._cut_off = Stop.DEADLINE, step
         if self._guard is not None:
             self._guard.was_cut(self._stand.at_s)
 
@@ -190,10 +204,10 @@ class Run(Course):
         self._is_path = False
         self._read_passed()
         menus = self._without(failed, self._stand, self._at)
-        (self._choice,) = self._ask(self._stand, (self.reached,))
-        if self._at is not None and isinstance(self._choice, Stop):
+        (self.choice,) = self._ask(self._stand, (self.reached,))
+        if self._at is not None and isinstance(self.choice, Stop):
             self._at, self._stand.x, self._stand.menu = None, self._x, menus.start
-            (self._choice,) = self._ask(self._stand, (self.reached,))
+            (self.choice,) = self._ask(self._stand, (self.reached,))
 
 
 def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...], exit_by_exit: bool) -> None:

@@ -73,7 +73,7 @@ class Runner:
         self.sensors: Sensing = BLIND
         self.shadow: Shadowing | None = None
         self.clocks = clocks
-        self._looks_at_energy, self._looks_at_load = looks_at_energy(policy), looks_at_load(policy)
+        self._looks_at_energy, self.looks_at_load = looks_at_energy(policy), looks_at_load(policy)
         self._learning = Lock()
         self._notes: deque[Note] = deque()
         # first decisions: of equal situations, which policies decide equally; beside what the model said there
@@ -102,26 +102,25 @@ class Runner:
         """(steps, levels of the model) when the exits on the menu would be reached; `stand` keeps it."""
         ran_ms = (stand.cpu_s - stand.awake_cpu_s) * 1e3
         stand.load = load = self.sensors.now
-        with self._learning:
-            predicted_ms = self.model.finish_ms(stand.menu.idle_ms, ran_ms, load, stand.menu.graphs)
-        stand.predicted_ms = predicted_ms
+        stand.predicted_ms = predicted_ms = self.foretell(stand.menu, ran_ms, load)
         return predicted_ms
+
+    def foretell(self, menu: Menu, ran_ms: float, load: Load) -> FloatArray:
+        """(steps, levels of the model) when the exits of a menu would be reached, as the model says."""
+        with self._learning:
+            return self.model.finish_ms(menu.idle_ms, ran_ms, load, menu.graphs)
 
     def ask(self, stand: Stand, deadline: float, budget: Budget, reached: Sequence[Reached]) -> list[Step | Stop]:
         """The policy's choice for each of the samples here, which isn't asked where nothing is left to choose.
 
-        With an exit reached, nothing goes on that would be late more often than not even on the idle device, whatever
-        the policy says: it isn't asked, as that takes time when there is least. `reached`: of each sample.
+        That takes time when there is least. `reached`: of each sample.
 
         Raises:
             RuntimeError: the policy chose what it can't.
         """
-        menu = stand.menu
-        if not menu.steps:
-            return [Stop.FINAL] * len(reached)
         slack_ms = (deadline - stand.at_s) * 1e3
-        if slack_ms < menu.soonest_ms and all(reached):
-            return [Stop.DEADLINE] * len(reached)
+        if all(reached) and (stop := stand.menu.ends(slack_ms)) is not None:
+            return [stop] * len(reached)
         finish_ms = self.predict(stand)
         if len(reached) == 1 and not reached[0]:
             return [self._first(stand, slack_ms, budget, finish_ms)]
@@ -129,7 +128,7 @@ class Runner:
 
     def _first(self, stand: Stand, slack_ms: float, budget: Budget, finish_ms: FloatArray) -> Step | Stop:
         """A request's first choice, which is often the same: applications have one budget, and times change seldom."""
-        load = stand.load.busy if self._looks_at_load else None
+        load = stand.load.busy if self.looks_at_load else None
         key = round(slack_ms, 3), budget, stand.spent_mj, load
         known = self._decided.get(key)
         if known is not None and known[0] is finish_ms and (isinstance(known[1], Stop) or known[1] in stand.menu.after):
@@ -209,6 +208,26 @@ class Runner:
         self._note_step(stand, step)
         stand.menu = menu
         return exit, exit.read(logits)
+
+    def run_alone(self, start: Start, step: Step, x: Samples) -> tuple[FloatArray, Samples | None, Moment]:
+        """A request's first step, as one graph that nobody ends: logits, features to go on from, and when it ended.
+
+        `x`: (1, …), made for this request.
+
+        Raises:
+            ClosedError: the engine is closed.
+            Failed: it raised anything else.
+        """
+        key = id(x)
+        self.running.add(key)
+        try:
+            logits, features = self._run(step, x, None)
+        finally:
+            self.running.discard(key)
+        end = self.now()
+        if self.learns:
+            self._note(Note(step, start, end, 1, False, False))
+        return logits, features, end
 
     def _run(self, step: Step, x: Samples, cut: Cut | None) -> tuple[FloatArray, Samples | None]:
         """What the engine gives; that it can't is told from whatever else may go wrong."""

@@ -15,11 +15,11 @@ from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
 from ..policies.situation import Budget, OperatingPoint, Policy
 from .answer import Answer, make_answer
-from .batch import BatchRun
 from .bundle import Bundle
 from .certified import coverage_of
 from .course import Request
 from .desk import Desk
+from .direct import Direct
 from .engines import Engine, make_engine, runnable
 from .handover import SOON
 from .inputs import Samples
@@ -163,6 +163,9 @@ class Session:
              "shadow": self._shadow},
         )  # fmt: skip
         self._reception = Reception(runner, self._offers, self._life, bundle.manifest.input, checks)
+        self._direct = Direct(
+            runner, self._offers, self._reception, self._guards, self._tally, bundle.manifest.classes, is_covered
+        )
         # for whoever forgets to close it: idle threads would outlive it, and keep what they know of
         weakref.finalize(self, self._life.let_go).atexit = False
 
@@ -201,8 +204,7 @@ class Session:
             RuntimeError: its policy chose what isn't possible.
         """
         with SOON:
-            request, is_batch = self._reception.accept(x, budget_ms, deadline, budget)
-            return self._infer_batch(x, request) if is_batch else self._infer_one(x[None], request)
+            return self._direct.infer(x, budget_ms, deadline, budget)
 
     def refine(
         self, x: Samples, budget_ms: float | None = None, *, deadline: float | None = None, budget: Budget | None = None
@@ -261,17 +263,6 @@ class Session:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _infer_one(self, x: Samples, request: Request) -> Answer:
-        run = Run(self._runner, self._offers, request, x, self._guards)
-        try:
-            while run.advance():
-                pass
-        finally:
-            run.end()
-        answer = self._answer(request, run)
-        self._tally.add(answer.deadline_met, run.was_cut_off)
-        return answer
-
     def _refine(self, x: Samples, request: Request) -> Iterator[Answer]:
         with SOON:
             run = Run(self._runner, self._offers, request, x, self._guards)
@@ -292,21 +283,6 @@ class Session:
             if run.reached:
                 run.look_again()
             return run.advance(leg=True)
-
-    def _infer_batch(self, x: Samples, request: Request) -> list[Answer]:
-        run = BatchRun(self._runner, self._offers, request, x, self._guards)
-        try:
-            run.finish()
-        finally:
-            run.end()
-        answers = [
-            self._make_answer(
-                self._clocks.wall(), request, run.start, reached, exits, run.stops[sample], run.spent_mj[sample]
-            )
-            for sample, (reached, exits) in enumerate(zip(run.reached, run.exits, strict=True))
-        ]
-        self._tally.add(all(answer.deadline_met for answer in answers), run.was_cut_off)
-        return answers
 
     def _answer(self, request: Request, run: Run) -> Answer:
         at_s = self._clocks.wall()

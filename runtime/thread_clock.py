@@ -14,6 +14,7 @@ from threading import local
 
 Clock = Callable[[], float]
 Switches = Callable[[], int]
+_NEVER = None, 0.0, 0.0
 
 
 class ThreadClock:
@@ -33,21 +34,15 @@ class ThreadClock:
 
     def __call__(self) -> float:
         # the wall clock first: a thread that is switched between the two readings must not count its time away
-        last, wall_s, switches = self._last, self._wall(), self._switches()
-        if getattr(last, "switches", None) != switches:
-            self._read(switches)
-            wall_s = last.wall_s
-        cpu_s: float = last.cpu_s + (wall_s - last.wall_s)
-        return cpu_s
-
-    def _read(self, switches: int) -> None:
-        """Both clocks, once more where the thread was switched in between."""
-        last = self._last
-        last.switches = None
-        while last.switches != switches:
-            last.switches = switches
-            last.cpu_s, last.wall_s = self._exact(), self._wall()
+        now_s, switches = self._wall(), self._switches()
+        read_at, cpu_s, wall_s = getattr(self._last, "read", _NEVER)
+        if read_at == switches:
+            return cpu_s + (now_s - wall_s)
+        while read_at != switches:  # once more where the thread was switched in between
+            read_at, cpu_s, wall_s = switches, self._exact(), self._wall()
             switches = self._switches()
+        self._last.read = read_at, cpu_s, wall_s
+        return cpu_s
 
 
 def _make_clock() -> Clock:
@@ -57,8 +52,8 @@ def _make_clock() -> Clock:
         return time.thread_time
 
     def switches() -> int:
-        usage = getrusage(RUSAGE_THREAD)
-        return usage.ru_nvcsw + usage.ru_nivcsw
+        voluntary, involuntary = getrusage(RUSAGE_THREAD)[-2:]
+        return voluntary + involuntary
 
     return ThreadClock(switches)
 
