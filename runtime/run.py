@@ -9,7 +9,7 @@ import numpy as np
 
 from ..policies.exits import rule_of
 from ..policies.fixed import Fixed
-from ..policies.situation import Evidence, FloatArray, OperatingPoint, Step, Stop
+from ..policies.situation import FloatArray, OperatingPoint, Step, Stop
 from ..policies.targets import walk
 from .course import Course, Request
 from .engines.cut import Cut, CutOff
@@ -60,11 +60,15 @@ class SoFar(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A first step that was taken without a run: from `start` to an exit, which said `seen` and where `stand` is."""
+    """What was done before there was a run: from `start`, what exits said, `reached`, and `stand`, where it is now.
+
+    `choice`: how it goes on; None: that is to be decided.
+    """
 
     start: Start
-    seen: Evidence
     stand: Stand
+    reached: Reached
+    choice: Step | None = None
 
 
 class Run(Course):
@@ -99,18 +103,19 @@ class Run(Course):
     ):
         super().__init__(runner, offers, request, x, guards)
         self._cut = cut
-        self.reached: Reached = NOTHING
-        self.exits: list[int] = []
-        self._at: OperatingPoint | None = None  # the exit where it stands
-        self._steps, self._is_path = 0, True  # whether nothing but steps that follow each other took the time
         self._cut_off: Step | None = None
+        self._is_path = True  # whether nothing but steps that follow each other took the time
         if begun is None:
-            self._stand = runner.begin(x, request.menus.start, request.since, awake_cpu_s)
+            stand = runner.begin(x, request.menus.start, request.since, awake_cpu_s)
+            reached, choice = NOTHING, None
         else:
-            self._stand, self._at, self._steps = begun.stand, begun.seen.point, 1
-            self.reached, self.exits = (begun.seen,), [begun.seen.point.depth]
-        (self.choice,) = self._ask(self._stand, (self.reached,))
-        self.start = start_of(self._stand) if begun is None else begun.start
+            _, stand, reached, choice = begun
+        self._stand, self.reached, self._steps = stand, reached, len(reached)
+        self.exits = [seen.point.depth for seen in reached]
+        self._at: OperatingPoint | None = reached[-1].point if reached else None  # the exit where it stands
+        self.choice: Step | Stop
+        (self.choice,) = (choice,) if choice is not None else self._ask(stand, (reached,))
+        self.start = start_of(stand) if begun is None else begun.start
 
     @property
     def stopped_by(self) -> Stop | None:

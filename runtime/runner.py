@@ -1,7 +1,7 @@
 """Runs steps and decides between them: engine, time model and policy together, with the clocks that they are told."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Protocol
 
@@ -17,7 +17,6 @@ from .inputs import Samples
 from .menu import Exit, Menu
 from .stand import NOTHING, Clocks, Moment, Note, Reached, Stand, Start, start_of
 
-_DECISIONS = 64  # that are kept
 _UNTOLD = 1024  # notes at most: who makes one more tells the model of them
 
 
@@ -76,8 +75,6 @@ class Runner:
         self._looks_at_energy, self.looks_at_load = looks_at_energy(policy), looks_at_load(policy)
         self._learning = Lock()
         self._notes: deque[Note] = deque()
-        # first decisions: of equal situations, which policies decide equally; beside what the model said there
-        self._decided: dict[Hashable, tuple[FloatArray, Step | Stop]] = {}
         running = self.running = set[int]()  # a set, as its additions and removals need no lock
         threads = engine.threads
         # how many threads run a step just now, which are no load of others; without the runner, which nobody is to keep
@@ -122,31 +119,28 @@ class Runner:
         if all(reached) and (stop := stand.menu.ends(slack_ms)) is not None:
             return [stop] * len(reached)
         finish_ms = self.predict(stand)
-        if len(reached) == 1 and not reached[0]:
-            return [self._first(stand, slack_ms, budget, finish_ms)]
-        return [self._choose(stand, slack_ms, budget, seen, finish_ms) for seen in reached]
+        menu, load, spent_mj = stand.menu, stand.load, stand.spent_mj
+        return [self.choose(menu, slack_ms, budget, finish_ms, load, seen, spent_mj) for seen in reached]
 
-    def _first(self, stand: Stand, slack_ms: float, budget: Budget, finish_ms: FloatArray) -> Step | Stop:
-        """A request's first choice, which is often the same: applications have one budget, and times change seldom."""
-        load = stand.load.busy if self.looks_at_load else None
-        key = round(slack_ms, 3), budget, stand.spent_mj, load
-        known = self._decided.get(key)
-        if known is not None and known[0] is finish_ms and (isinstance(known[1], Stop) or known[1] in stand.menu.after):
-            return known[1]
-        choice = self._choose(stand, slack_ms, budget, NOTHING, finish_ms)
-        if len(self._decided) >= _DECISIONS:
-            self._decided.clear()
-        self._decided[key] = finish_ms, choice
-        return choice
-
-    def _choose(
-        self, stand: Stand, slack_ms: float, budget: Budget, seen: Reached, finish_ms: FloatArray
+    def choose(
+        self,
+        menu: Menu,
+        slack_ms: float,
+        budget: Budget,
+        finish_ms: FloatArray,
+        load: Load,
+        seen: Reached = NOTHING,
+        spent_mj: float = 0.0,
     ) -> Step | Stop:
-        menu = stand.menu
+        """The policy's choice for one sample that saw these exits.
+
+        Raises:
+            RuntimeError: the policy chose what it can't.
+        """
         energy_mj = menu.energy_mj if self._looks_at_energy else None
         situation = Situation(
-            slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=stand.load.busy,
-            energy_mj=energy_mj, spent_mj=stand.spent_mj,
+            slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=load.busy,
+            energy_mj=energy_mj, spent_mj=spent_mj,
         )  # fmt: skip
         return menu.choose(self.policy, situation)
 

@@ -27,6 +27,7 @@ from .lifetime import Lifetime
 from .memory import return_freed_memory
 from .offers import Offers
 from .options import Confidence, chosen_model, chosen_policy, chosen_profile, usual_model
+from .plans import Plans
 from .profile import Profile
 from .reception import Reception
 from .run import Run, SoFar, rehearse
@@ -138,9 +139,10 @@ class Session:
         self.points = tuple(record.point for record in bundle.manifest.points)
         self._clocks = clocks
         self._runner = runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
-        self._student = Student(bundle.path.name, runner) if runner.learns else None
-        self._tally = Tally(self._student.request_ended) if self._student else Tally()
         self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed=isinstance(policy, Fixed))
+        plans = Plans(runner, self._offers)
+        self._student = Student(bundle.path.name, runner, plans.renew) if runner.learns else None
+        self._tally = Tally(self._student.request_ended) if self._student else Tally()
         self._watchdog = Watchdog(f"stretto-watchdog-{bundle.path.stem}", clocks.wall)
         self._guards = Guards(self._watchdog, clocks.wall)
         self._shadow = runner.shadow = shadow_for(bundle.path.name, runner, bundle.manifest, rules, shadow)
@@ -164,7 +166,7 @@ class Session:
         )  # fmt: skip
         self._reception = Reception(runner, self._offers, self._life, bundle.manifest.input, checks)
         self._direct = Direct(
-            runner, self._offers, self._reception, self._guards, self._tally, bundle.manifest.classes, is_covered
+            runner, self._offers, self._reception, plans, self._guards, self._tally, bundle.manifest.classes, is_covered
         )
         # for whoever forgets to close it: idle threads would outlive it, and keep what they know of
         weakref.finalize(self, self._life.let_go).atexit = False

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from threading import Event, Lock
 
 from .runner import Runner
@@ -15,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 class Student:
-    """Has a session's model told of what ran, and lets it study, in a `School`.
+    """Has a session's model told of what ran, and lets it study, in a `School`; `learnt`: to be called after that.
 
     Requests don't wake its thread: one that is woken asks for the interpreter, and who gives it away in the middle of a
     request loses the core where others want it.
     """
 
-    def __init__(self, name: str, runner: Runner, school: "School | None" = None):
-        self.name, self._runner, self._school = name, runner, school or SCHOOL
+    def __init__(self, name: str, runner: Runner, learnt: Callable[[], None], school: "School | None" = None):
+        self.name, self._runner, self._learnt, self._school = name, runner, learnt, school or SCHOOL
         self._attends = False
         self._requests = self._seen = self._studied = self._quiet = 0
         self._learning = Lock()
@@ -44,14 +45,17 @@ class Student:
 
     def learn(self) -> bool:
         """What is new; whether it stays."""
-        self._quiet = self._quiet + 1 if self._seen == self._requests else 0
-        self._seen = self._requests
+        if self._seen == self._requests:
+            self._quiet += 1
+            return self._quiet < _QUIET
+        self._seen, self._quiet = self._requests, 0
         with self._learning:
             self._runner.learn()
             if self._seen > self._studied and self._seen >= min(2 * self._studied, self._studied + STUDIES_EVERY):
                 self._studied = self._seen
                 self._runner.study()
-        return self._quiet < _QUIET
+            self._learnt()
+        return True
 
     def left(self) -> None:
         """It is out of the school: the next request brings it back."""

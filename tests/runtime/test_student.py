@@ -100,6 +100,18 @@ def test_only_the_first_request_enters_the_school(opened):
         assert entered == [session._student]
 
 
+def test_plans_are_renewed_once_the_model_was_told(opened):
+    model, renewed = Studious(), []
+    with opened(model) as session:
+        session._student._learnt = lambda: renewed.append(len(model.told_by))
+        session._student._school = SimpleNamespace(enter=lambda student: None, leave=lambda student: None)
+        session._student.learn()
+        assert renewed == []  # no request, nothing new
+        session.infer(SAMPLE)
+        session._student.learn()
+        assert renewed == [1]
+
+
 def test_sessions_have_one_thread_together_which_ends_with_the_last(opened):
     models = Studious(), Studious()
     with opened(models[0]) as first:
