@@ -34,7 +34,7 @@ from .contention_contestants import (
     points_of,
     smallest_point,
 )
-from .contention_costs import OVERHEAD_ROUNDS, idle_p99_ms, overhead_rows, sensors_row
+from .contention_costs import DEADLINE_ROUNDS, OVERHEAD_ROUNDS, idle_p99_ms, overhead_rows, sensors_row
 from .contention_foresight import foresight, foresight_rows
 from .contention_picture import draw
 from .contention_report import Known, Table, choices, comparison_rows, counts, lateness_rows, precision_rows
@@ -52,7 +52,8 @@ LOWEST, HIGHEST = 1.5, 1.3  # times the smallest network's idle p99, and the lar
 class Asked:
     """What is measured. `controls`: bundles or folders of them; `samples`: of the test, None for all of it.
 
-    `profile_rounds`, `overhead_rounds`, `sensors_s`: how long what comes before the rounds is measured.
+    `profile_rounds`, `overhead_rounds`, `deadline_rounds`, `sensors_s`: how long what comes before the rounds is
+    measured.
     """
 
     bundle: Path
@@ -62,6 +63,7 @@ class Asked:
     samples: int | None = None
     profile_rounds: int = PROFILE_ROUNDS
     overhead_rounds: int = OVERHEAD_ROUNDS
+    deadline_rounds: int = DEADLINE_ROUNDS
     sensors_s: float = 5.0
 
 
@@ -95,7 +97,7 @@ def run(
         sensors = stack.enter_context(Sensors(own_running=asking))
         asks = enter(stack, bundle, profile, runtime, sensors)
         asks |= enter_switched(stack, controls, runtime, sensors, asked.profile_rounds, partial(tell, "controls"))
-        report["deadlines_ms"] = deadlines_of(asks, x[0], asked.overhead_rounds)
+        report["deadlines_ms"] = deadlines_of(asks, x[0], asked.deadline_rounds)
         for who, ending in BOTH.items():
             costs += overhead_rows(asks[who], engine, x[0], name, asked.overhead_rounds, ending)
         recorder = Recorder(engine, bundle, x[0], lambda: sensors.now)

@@ -17,6 +17,7 @@ from .pools import run_way
 from .report import Row, spread
 
 OVERHEAD_ROUNDS = 400
+DEADLINE_ROUNDS = 2000  # of 400, the highest percent moved a sweep of deadlines to twice its place
 PAUSE_S = (0.005, 0.020)  # before whatever is timed, as between requests of a device
 AMPLE_MS = 10_000.0  # a deadline, so that everything is on, but one that never comes
 MOST_US = 150.0

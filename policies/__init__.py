@@ -18,6 +18,7 @@ POLICIES = {
     "alert": ".alert:Alert",
     "conformal": ".conformal:Conformal",
     "deadline": ".deadline:Deadline",
+    "escalate": ".escalate:Escalate",
     "fixed": ".fixed:Fixed",
     "oracle": ".oracle:Oracle",
 }

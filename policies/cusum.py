@@ -45,6 +45,7 @@ class Watch:
         alarm: whether there was one.
         since: trials since the sum was last 0: where the rise began, if there is one.
         events: how many of these had the event.
+        chart: what each trial adds or takes away.
     """
 
     usual: float
@@ -54,17 +55,17 @@ class Watch:
     alarm: bool = field(default=False, init=False)
     since: int = field(default=0, init=False)
     events: int = field(default=0, init=False)
-    _chart: Chart = field(init=False, repr=False)
+    chart: Chart = field(init=False, repr=False)
     _sum: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._chart = chart_for(self.usual, self.within, self.false_alarm, self.horizon)
+        self.chart = chart_for(self.usual, self.within, self.false_alarm, self.horizon)
 
     def tell(self, event: bool) -> None:
         """One trial; ignored once there is an alarm."""
         if self.alarm:
             return
-        up, down, limit = self._chart
+        up, down, limit = self.chart
         self._sum += up if event else -down
         if self._sum <= 0:
             self._sum = self.since = self.events = 0

@@ -79,7 +79,7 @@ class Drift:
     @property
     def state(self) -> Literal["fine", "alarm"]:
         """Whether an alarm was raised."""
-        return "alarm" if any(watch is not None and watch.alarm for watch in self._all) else "fine"
+        return "alarm" if any(watch is not None and watch.alarm for watch in self.watches) else "fine"
 
     @property
     def threshold(self) -> float | tuple[float, ...] | None:
@@ -91,13 +91,14 @@ class Drift:
         """One sentence; None while all is fine."""
         found = [
             f"{watch.events} of the last {watch.since} {what}, where {watch.since * watch.usual:.1f} would be usual"
-            for watch, what in zip(self._all, _WHAT, strict=True)
+            for watch, what in zip(self.watches, _WHAT, strict=True)
             if watch is not None and watch.alarm
         ]
         return f"inputs aren't like the calibration samples any more: {'; '.join(found)}" if found else None
 
     @property
-    def _all(self) -> tuple[Watch, Watch | None, Watch | None]:
+    def watches(self) -> tuple[Watch, Watch | None, Watch | None]:
+        """Of requests that disagree, that stop early, and that don't; None where none is looked at."""
         return self._disagreed, self._early, self._late
 
     def _watch(self, usual: float, horizon: int) -> Watch:

@@ -23,8 +23,8 @@ class OperatingPoint(NamedTuple):
 class Step(NamedTuple):
     """Running stages `first` … `depth` in one go, ending at exit `depth`.
 
-    `first` is 0 for a request that has run nothing yet (the stem, stage 0, is then part of the step) and d + 1 for
-    one that stands at exit d. Exits between `first` and `depth` are not computed.
+    `first` is 0 for a request that has run nothing yet, or starts again (the stem, stage 0, is then part of the step),
+    and d + 1 for one that goes on from exit d. Exits between `first` and `depth` are not computed.
     """
 
     first: int

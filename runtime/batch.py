@@ -98,11 +98,17 @@ class BatchRun(Course):
             else:
                 rows_by_step.setdefault(choice, []).append(row)
         if [len(rows) for rows in rows_by_step.values()] == [len(samples)]:
-            return [Group(samples, stand, at, step) for step in rows_by_step]
+            return [self._group(samples, stand, at, step) for step in rows_by_step]
         return [
-            Group([samples[row] for row in rows], self._some(stand, rows, at, step), at, step)
+            self._group([samples[row] for row in rows], self._some(stand, rows, at, step), at, step)
             for step, rows in rows_by_step.items()
         ]
+
+    def _group(self, samples: list[int], stand: Stand, at: OperatingPoint | None, step: Step) -> Group:
+        """Where the step starts at the input again, so does the group."""
+        if not step.first and at is not None:
+            stand.x, at = self._x[samples], None
+        return Group(samples, stand, at, step)
 
     def _some(self, stand: Stand, rows: list[int], at: OperatingPoint | None, step: Step) -> Stand:
         """A part of the samples that stand here, with the times of so many."""

@@ -81,8 +81,9 @@ class Direct:
         reached = tuple(exit.read(logits))
         request = Request(now.at_s, now.at_s + budget.latency_ms / 1e3, budget, menus, now)
         stop = exit.menu.ends((request.aim_s - end.at_s) * 1e3)
-        if stop is None and features is not None:
-            stand = Stand(features, exit.menu, end.at_s, end.cpu_s, now.cpu_s, load, spent_mj=energy_mj)
+        if stop is None:
+            onward = x if features is None else features  # whoever goes on from a final exit starts again
+            stand = Stand(onward, exit.menu, end.at_s, end.cpu_s, now.cpu_s, load, spent_mj=energy_mj)
             run = Run(runner, self._offers, request, x, self._guards, begun=Begun(start, stand, reached))
             return self._finish(run, request)
         if runner.shadow is not None:

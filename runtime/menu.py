@@ -149,13 +149,23 @@ class Outline:
     Args:
         failed: points whose exits nothing leads to any more.
         whole: steps that are run as one graph; all others exit by exit.
+        first: a point that is offered at the start whatever it is worth, from whose exits on one may start again at
+            a greater width; None: nobody does.
     """
 
-    def __init__(self, manifest: Manifest, failed: Collection[OperatingPoint] = (), whole: Collection[Step] = ()):
+    def __init__(
+        self,
+        manifest: Manifest,
+        failed: Collection[OperatingPoint] = (),
+        whole: Collection[Step] = (),
+        first: OperatingPoint | None = None,
+    ):
         self.steps = all_steps(manifest)
         self._failed, self._whole, self._at = failed, whole, {step: at for at, step in enumerate(self.steps)}
-        # what lies behind an exit comes before it
-        self._points = {record.point: record for record in sorted(manifest.points, key=lambda record: -record.depth)}
+        self._first = first
+        # where an exit leads comes before it
+        records = sorted(manifest.points, key=lambda record: (-record.width, -record.depth))
+        self._points = {record.point: record for record in records}
         self._behind: dict[OperatingPoint, Place] = {}
         for point in self._points:
             self._behind[point] = self._place(spans(manifest, point.width, point.precision, point.depth + 1))
@@ -165,7 +175,9 @@ class Outline:
     def targets(self, times: FloatArray, median: int) -> tuple[Step, ...]:
         """What is worth heading for from the start; arguments as of `menus`."""
         start = self._start
-        return unbeaten(start.steps, start.accuracy, times[start.at][:, [median, -1]])
+        targets = unbeaten(start.steps, start.accuracy, times[start.at][:, [median, -1]])
+        first = None if self._first is None else self._first.whole_way
+        return targets if first in targets or first not in start.rows else (*targets, first)
 
     def menus(self, times: FloatArray, median: int, every: bool = True, watts: float = 0.0) -> Menus:
         """What requests of one number of samples choose from.
@@ -185,13 +197,24 @@ class Outline:
             soonest_ms = float(times[at, median].min(initial=inf))
             return Menu(steps, times[at], accuracy, after, legs, rows, on_way, graphs, soonest_ms, energy_mj[at])
 
+        start = self._start if every else self._worthwhile(times, median)
         for point, record in self._points.items():
             expected_ms = float(times[self._at[point.whole_way], median])
-            exits[point] = Exit(record, point, expected_ms, menu(self._behind[point]))
-        return Menus(menu(self._start if every else self._worthwhile(times, median)), exits)
+            exits[point] = Exit(record, point, expected_ms, menu(self._onward(point, start)))
+        return Menus(menu(start), exits)
 
     def _worthwhile(self, times: FloatArray, median: int) -> Place:
-        steps = worthwhile(self._start.steps, self.targets(times, median))
+        return self._kept_place(worthwhile(self._start.steps, self.targets(times, median)))
+
+    def _onward(self, point: OperatingPoint, start: Place) -> Place:
+        """Behind an exit; where that is on the way to `first`, also what is wider, from the start."""
+        behind, first = self._behind[point], self._first
+        if first is None or first._replace(depth=point.depth) != point or point.depth > first.depth:
+            return behind
+        wider = tuple(step for step in start.steps if step.width > point.width)
+        return self._kept_place((*behind.steps, *wider))
+
+    def _kept_place(self, steps: tuple[Step, ...]) -> Place:
         if steps not in self._kept:
             self._kept[steps] = self._place(steps)
         return self._kept[steps]

@@ -31,10 +31,20 @@ class Offers:
 
     Args:
         fixed: requests go to one point always, so that is offered whatever it is worth.
+        first: where they go first and then may start again at a greater width, as `Outline` has it.
     """
 
-    def __init__(self, name: str, manifest: Manifest, profile: Profile, engine: Engine, fixed: bool):
-        self._name, self._manifest, self._profile, self._engine, self.fixed = name, manifest, profile, engine, fixed
+    def __init__(
+        self,
+        name: str,
+        manifest: Manifest,
+        profile: Profile,
+        engine: Engine,
+        fixed: bool,
+        first: OperatingPoint | None = None,
+    ):
+        self._name, self._manifest, self._profile, self._engine = name, manifest, profile, engine
+        self.fixed, self._first = fixed, first
         self._median = profile.levels.index(0.5)
         self.failures: dict[OperatingPoint, Failures] = {}
         self._failing = Lock()
@@ -87,5 +97,5 @@ class Offers:
 
     def _outline(self, failed: frozenset[OperatingPoint]) -> tuple[Outline, Callable[[int], FloatArray]]:
         """What is left without those points, and what gives its times."""
-        outline = Outline(self._manifest, failed, self._whole)
+        outline = Outline(self._manifest, failed, self._whole, self._first)
         return outline, self._profile.idle_times(outline.steps)

@@ -35,6 +35,8 @@ def chosen_policy(policy: str | Policy | OperatingPoint, confidence: Confidence,
     if isinstance(policy, OperatingPoint):
         bundle.point(policy.width, policy.depth, policy.precision)
         return Fixed(policy, confidence)
+    if policy == "escalate":
+        return make_policy(policy, first=narrowest_way(bundle), confidence=confidence)
     if isinstance(policy, str):
         return make_policy(policy, confidence=confidence)
     if not hasattr(policy, "next"):
@@ -44,6 +46,12 @@ def chosen_policy(policy: str | Policy | OperatingPoint, confidence: Confidence,
     if confidence is not None:
         raise ValueError(f"confidence {confidence} given beside a policy of your own; give it to {policy!r} itself")
     return policy
+
+
+def narrowest_way(bundle: Bundle) -> OperatingPoint:
+    """To the final exit of the least width, in int8 where the bundle has that."""
+    has = bundle.manifest
+    return OperatingPoint(has.widths[0], has.depths, "int8" if "int8" in has.precisions else has.precisions[0])
 
 
 def chosen_rule(confidence: Confidence, bundle: Bundle) -> float | tuple[float, ...] | Rule | None:

@@ -146,6 +146,8 @@ class Run(Course):
         """
         stand = self._stand
         while isinstance(self.choice, Step):
+            if not self.choice.first and self._at is not None:
+                self._start_again()
             step = stand.menu.legs[self.choice][0] if leg else self.choice
             try:
                 show = None if passing is None else partial(self._show, step, passing)
@@ -179,6 +181,10 @@ class Run(Course):
             way = Step(0, last.depth, last.width, last.precision)
             if way in self.start.menu.rows:
                 self._runner.note_path(self.start, self._stand, way, len(self.exits), self.was_cut_off)
+
+    def _start_again(self) -> None:
+        """At the input, as the next step does; the exits reached stay in hand."""
+        self._at, self._stand.x, self._is_path = None, self._x, False
 
     def _show(self, step: Step, passing: Passing) -> None:
         stand, passed = self._stand, tuple(self._stand.passed)

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policies.escalate import first_of
 from ..policies.exits import rule_of
 from ..policies.fixed import Fixed
 from ..policies.latency import TimeModel
@@ -139,7 +140,8 @@ class Session:
         self.points = tuple(record.point for record in bundle.manifest.points)
         self._clocks = clocks
         self._runner = runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
-        self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed=isinstance(policy, Fixed))
+        fixed, first = isinstance(policy, Fixed), first_of(policy)
+        self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed, first)
         plans = Plans(runner, self._offers)
         self._student = Student(bundle.path.name, runner, plans.renew) if runner.learns else None
         self._tally = Tally(self._student.request_ended) if self._student else Tally()

@@ -160,6 +160,30 @@ def contention(
         measure(asked, Runtime(policy, time_model), effort, files, bar.tell, show.OUT)
 
 
+@bench.command("easy")
+def easy(
+    bundle: Annotated[Path, typer.Argument(help="a .stretto file")],
+    data: Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")],
+    split: Annotated[list[str], typer.Option(help="whose samples choose and certify; repeatable")] = ["calibration"],  # noqa: B006
+    test: Annotated[list[str], typer.Option(help="whose samples every figure is of; repeatable")] = ["test"],  # noqa: B006
+    samples: Annotated[int | None, typer.Option(help="of the test; default: all")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="default: bench/results/easy_BUNDLE.json, or in out")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="default: docs/easy_BUNDLE.png, or in out")] = None,
+) -> None:
+    """What easy inputs save by early exits and escalation: MACs, time, and whether promises and alarms hold."""
+    import_module("matplotlib")  # whose absence would otherwise be found after all the work
+
+    from .bench.easy import Asked
+    from .bench.easy import run as measure
+
+    asked, name, out = Asked(bundle, data, tuple(split), tuple(test), samples), f"easy_{bundle.stem}", Path("out")
+    table = json or _kept(f"{name}.json") or out / f"{name}.json"
+    with show.WorkBar(show.OUT) as bar:
+        measure(asked, table, picture or _drawn(f"{name}.png", out), bar.tell, show.OUT)
+
+
 @bench.command("zoo")
 def zoo(json: Json = _kept("zoo.json")) -> None:
     """Which classifiers of a public zoo become supernets."""

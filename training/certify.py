@@ -9,9 +9,10 @@ int8, which isn't made anew here. On other splits a bundle stays as it is, and a
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import exp, inf
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,18 @@ LOSSES: dict[str, Callable[..., NDArray[Any]]] = {
 }
 Logits = Mapping[OperatingPoint, NDArray[np.float32]]
 Way = tuple[float, str]
+
+
+class Fresh(NamedTuple):
+    """Samples that nothing was fitted to. `bundle`: what of it can be judged by them, with the temperatures to use.
+
+    `fitted`: how many samples those were fitted to anew, 0 where they are the bundle's own.
+    """
+
+    bundle: Bundle
+    data: Data
+    samples: Split
+    fitted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +84,10 @@ def calibrate_bundle(
         ValueError: an option is out of range, the data doesn't fit the bundle or has no such splits, the network was
             trained on one, the engine doesn't run fp32, or the folder of `out` isn't there.
     """
-    _check_splits(splits)
     if not Path(out).parent.is_dir():
         raise ValueError(f"{out}: there is no folder {Path(out).parent}; make it first")
-    some = _certifiable(bundle, splits, engine)
-    data = read_data(bundle, data_path, tell)
-    has = bundle.manifest.classes
-    if data.classes != has:
-        raise ValueError(f"{bundle.path}: has classes {list(has)}, {data_path} has {list(data.classes)}")
-    fitting, fresh = _parted(data, splits, _spared(bundle))
-    _check_asked(asked, len(fresh), len(some.manifest.widths) * len(some.manifest.precisions))
-    if fitting is not None:
-        told = _told(tell, "temperatures", fitting)
-        some = _with_temperatures(some, logits_on(some, fitting.x, fitting.y, threads, told, engine), fitting.y)
+    enough = partial(_check_asked, asked)
+    some, data, fresh, fitted = fresh_samples(bundle, data_path, splits, engine, threads, tell, enough)
     logits = logits_on(some, fresh.x, fresh.y, threads, _told(tell, "evaluating", fresh), engine)
     certified, rows = certify_points(some.manifest.points, logits, fresh.y, asked)
     _write(bundle, some, out, certified, {"data": data.name, "splits": list(splits)})
@@ -93,13 +97,46 @@ def calibrate_bundle(
         "data": data.name,
         "splits": list(splits),
         "samples": len(fresh),
-        "samples_for_temperatures": 0 if fitting is None else len(fitting),
+        "samples_for_temperatures": fitted,
         **asdict(asked),
         "promise": certified.promise,
         "ways": rows,
         "left_out": [name for name in bundle.manifest.precisions if name not in some.manifest.precisions],
     }
     return Bundle.open(out), report
+
+
+def fresh_samples(
+    bundle: Bundle,
+    data_path: str,
+    splits: Sequence[str] = ("calibration",),
+    engine: str = "onnx",
+    threads: int = 1,
+    tell: Tell = lambda what, done, total: None,
+    enough: Callable[[int, int], None] = lambda samples, ways: None,
+) -> Fresh:
+    """Samples that nothing of a bundle was fitted to, see above.
+
+    Args:
+        enough: told how many there are, and at how many widths and precisions, before the long work.
+
+    Raises:
+        ValueError: the data doesn't fit the bundle or has no such splits, the network was trained on one, or the engine
+            doesn't run fp32.
+    """
+    _check_splits(splits)
+    some = _certifiable(bundle, splits, engine)
+    data = read_data(bundle, data_path, tell)
+    has = bundle.manifest.classes
+    if data.classes != has:
+        raise ValueError(f"{bundle.path}: has classes {list(has)}, {data_path} has {list(data.classes)}")
+    fitting, fresh = _parted(data, splits, _spared(bundle))
+    enough(len(fresh), len(some.manifest.widths) * len(some.manifest.precisions))
+    if fitting is None:
+        return Fresh(some, data, fresh, 0)
+    told = _told(tell, "temperatures", fitting)
+    some = _with_temperatures(some, logits_on(some, fitting.x, fitting.y, threads, told, engine), fitting.y)
+    return Fresh(some, data, fresh, len(fitting))
 
 
 def certify_points(
@@ -116,7 +153,7 @@ def certify_points(
     reference = max((record for record in points if record.precision == "fp32"), key=lambda r: (r.width, r.depth))
     full = logits[reference.point].argmax(axis=1)
     grid = thresholds(asked.rule, reference.depth)
-    stops = {way: _stops(records, logits, asked.rule, grid) for way, records in ways.items()}
+    stops = stops_of(points, logits, asked.rule, grid)
     losses = {way: LOSSES[asked.loss](early, full, labels) for way, (_, early) in stops.items()}
     found = certify_ways(losses, grid, asked.epsilon, asked.delta, asked.method, asked.loss)
     rows = []
@@ -137,6 +174,20 @@ def certify_points(
             }
         )
     return _certified(asked, found, rows), rows
+
+
+def stops_of(
+    points: Sequence[PointRecord], logits: Logits, rule: str, grid: Sequence[float]
+) -> dict[Way, tuple[NDArray[np.integer], NDArray[np.integer]]]:
+    """At every width and precision, (samples, thresholds) depths where the rule stops, and labels answered there."""
+    found = {}
+    measure = cast(ThresholdRule, make_exit_rule(rule, threshold=inf))
+    for way, records in _ways(points, logits).items():
+        exits = [logits[record.point] for record in records]
+        certainty = certainties(measure, exits, [record.temperature for record in records])
+        depths = stop_depths(certainty, np.array(grid))
+        found[way] = depths, early_labels(np.stack([z.argmax(axis=1) for z in exits], axis=1), depths)
+    return found
 
 
 def thresholds(rule: str, depths: int) -> tuple[float, ...]:
@@ -205,17 +256,6 @@ def _ways(points: Sequence[PointRecord], logits: Logits) -> dict[Way, list[Point
         if record.point in logits:
             ways.setdefault((record.width, record.precision), []).append(record)
     return dict(sorted(ways.items()))
-
-
-def _stops(
-    records: Sequence[PointRecord], logits: Logits, rule: str, grid: Sequence[float]
-) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """(samples, thresholds) depths where the rule stops, and labels that are answered there."""
-    exits = [logits[record.point] for record in records]
-    measure = cast(ThresholdRule, make_exit_rule(rule, threshold=inf))
-    certainty = certainties(measure, exits, [record.temperature for record in records])
-    depths = stop_depths(certainty, np.array(grid))
-    return depths, early_labels(np.stack([z.argmax(axis=1) for z in exits], axis=1), depths)
 
 
 def _certified(asked: Asked, found: Mapping[Way, Certificate], rows: Sequence[dict[str, Any]]) -> Certified:

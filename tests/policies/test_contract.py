@@ -19,6 +19,7 @@ POLICIES_UNDER_TEST = [
     make_policy("conformal", rate=0.6, confidence=0.8, margin_ms=1.0),
     make_policy("deadline"),
     make_policy("deadline", level=0.5, confidence=0.8, margin_ms=1.0),
+    make_policy("escalate", first=OperatingPoint(WIDTHS[0], 4), confidence=0.8),
     make_policy("fixed", point=OperatingPoint(1.0, 4)),
     make_policy("fixed", point=OperatingPoint(0.5, 2), confidence=0.8),
     make_policy("oracle", finish_ms={step: 5.0 * step.depth for step in EVERY_STEP}),
@@ -65,7 +66,9 @@ def test_policies_are_frozen(policy: Policy):
 
 
 def test_unknown_policy_is_refused_with_the_names_there_are():
-    with pytest.raises(ValueError, match=r"no policy 'fastest'; name one of alert, conformal, deadline, fixed, oracle"):
+    with pytest.raises(
+        ValueError, match=r"no policy 'fastest'; name one of alert, conformal, deadline, escalate, fixed, oracle"
+    ):
         make_policy("fastest")
 
 

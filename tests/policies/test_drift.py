@@ -118,7 +118,7 @@ def test_early_stops_have_a_horizon_of_their_own():
     by_all, by_few = Drift(0.99, early=(0.7, 0.7), early_horizon=1_000_000), Drift(0.99, early=(0.7, 0.7))
     for drift in (by_all, by_few):
         assert drift._disagreed == by_few._disagreed
-    assert by_all._early._chart.limit > by_few._early._chart.limit
+    assert by_all._early.chart.limit > by_few._early.chart.limit
 
 
 def test_early_stops_count_for_nothing_where_their_range_is_unknown():

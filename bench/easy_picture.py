@@ -1,0 +1,64 @@
+"""Accuracy against mean time of fixed points, exit rules, escalation and the oracle, from `bench.easy`'s report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .easy_curves import ESCALATION
+
+COLORS = {"probability": "tab:blue", "margin": "tab:cyan", "entropy": "tab:purple", "patience": "tab:pink"}
+ESCALATED = "tab:orange"
+STYLES = ("-", "--", ":", "-.")
+
+
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """A panel for each precision."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = report["precisions"]
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(7.5 * len(panels), 6), constrained_layout=True, squeeze=False
+    )
+    for one, (precision, about) in zip(axes.flat, panels.items(), strict=True):
+        _panel(one, about)
+        one.set_title(precision)
+    figure.suptitle(f"{report['bundle']['name']}: what easy inputs save, {report['samples']['test']} test inputs")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _panel(axes: Any, about: Mapping[str, Any]) -> None:
+    """Each family by the best of its curves at any time: the upper envelope of all that it can be set to."""
+    for family in dict.fromkeys(curve["family"] for curve in about["curves"]):
+        curves = [curve for curve in about["curves"] if curve["family"] == family]
+        ms, accuracy = _envelope(
+            [ms for curve in curves for ms in curve["ms"]], [right for curve in curves for right in curve["accuracy"]]
+        )
+        rule = family.removeprefix(ESCALATION)
+        style = STYLES[list(COLORS).index(rule)] if family != rule else "-"
+        axes.plot(ms, 100 * accuracy, style, color=COLORS[rule] if family == rule else ESCALATED, label=family)
+    fixed = sorted(about["fixed"], key=lambda one: one["ms"])
+    axes.plot(
+        [one["ms"] for one in fixed], [100 * one["accuracy"] for one in fixed], "o", color="black", label="fixed points"
+    )
+    axes.plot([about["oracle"]["ms"]], [100 * about["oracle"]["accuracy"]], "*", color="tab:green", markersize=14,
+              label="oracle: knows which exits are right")  # fmt: skip
+    axes.set_xlabel("mean time of a request, ms")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def _envelope(ms: list[float], accuracy: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The settings that no quicker one is as good as, quickest first."""
+    order = np.argsort(np.array(ms), kind="stable")
+    times, right = np.array(ms)[order], np.array(accuracy)[order]
+    best = np.maximum.accumulate(right)
+    kept = np.append(True, best[1:] > best[:-1])
+    return times[kept], right[kept]

@@ -1,0 +1,138 @@
+"""What early exits and escalation take in the sessions that users run: along each route, on real inputs, in batches."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..policies import make_exit_rule
+from ..policies.alert import Alert
+from ..policies.escalate import Escalate
+from ..policies.exits import Rule
+from ..policies.fixed import Fixed
+from ..policies.situation import Evidence, OperatingPoint, Policy
+from ..runtime.answer import Answer
+from ..runtime.bundle import Bundle
+from ..runtime.engines import Engine, make_engine
+from ..runtime.measure import measure_profile
+from ..runtime.profile import Profile
+from ..runtime.session import Session
+from .easy_curves import ESCALATION, Curve, Pick, Route
+from .report import FloatArray, interleaved
+
+BATCH = 32
+PROFILE_ROUNDS = 3
+ROUTE_ROUNDS, ROUTE_CALLS = 30, 4
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StopAt:
+    """Looks at every exit, and is sure from a depth on."""
+
+    depth: int
+
+    def is_sure(self, evidence: tuple[Evidence, ...]) -> bool:
+        """As in `Rule`."""
+        return bool(evidence) and evidence[-1].point.depth >= self.depth
+
+
+class Taken(NamedTuple):
+    """Of the same inputs, milliseconds each by the pick and by the full network; and what the pick answered."""
+
+    pick_ms: FloatArray
+    full_ms: FloatArray
+    answers: list[Answer]
+
+
+class Bench:
+    """Sessions on one engine, for a bundle of one precision; to be used in a `with`."""
+
+    def __init__(self, bundle: Bundle, tell: Tell):
+        self._bundle, self._tell, self._stack = bundle, tell, ExitStack()
+        has = bundle.manifest
+        self._full = OperatingPoint(has.widths[-1], has.depths, has.precisions[0])
+
+    def __enter__(self) -> "Bench":
+        self._engine: Engine = self._stack.enter_context(closing(make_engine("onnx", self._bundle)))
+        progress = partial(self._tell, "profile")
+        self._profile: Profile = measure_profile(
+            self._engine, self._bundle, (1, BATCH), rounds=PROFILE_ROUNDS, progress=progress
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def routes_ms(
+        self, curves: Iterable[Curve], points: Iterable[OperatingPoint], x: NDArray[np.float32]
+    ) -> dict[str, dict[Route, float]]:
+        """Median milliseconds of one sample, `x`: along the routes of the curves, and to fixed points in one graph.
+
+        Named "adaptive", where exits are looked at on the way, and "fixed".
+        """
+        routes = {route: curve for curve in curves for route in curve.routes}
+        adaptive = {("adaptive", route): self._along(route, curve) for route, curve in routes.items()}
+        policies: dict[tuple[str, Route], Policy] = {("fixed", (point,)): Fixed(point) for point in points}
+        tasks = {name: partial(self._open(policy).infer, x) for name, policy in (policies | adaptive).items()}
+        times = interleaved(tasks, ROUTE_ROUNDS, ROUTE_CALLS, tell=partial(self._tell, "times"))
+        found: dict[str, dict[Route, float]] = {"adaptive": {}, "fixed": {}}
+        for (kind, route), each in times.items():
+            found[kind][route] = float(np.median(each))
+        return found
+
+    def beside_full(self, pick: Pick, inputs: NDArray[np.float32]) -> Taken:
+        """Every input by both, in turns."""
+        sessions = self._open(policy_of(pick)), self._open(Fixed(self._full))
+        times = np.zeros((len(inputs), 2))
+        answers: list[Answer] = []
+        for at, x in enumerate(inputs):
+            for which in ((0, 1), (1, 0))[at % 2]:
+                start = time.perf_counter()
+                answer = sessions[which].infer(x)
+                times[at, which] = (time.perf_counter() - start) * 1e3
+                if which == 0:
+                    answers.append(cast(Answer, answer))
+            if at % 64 == 0 or at + 1 == len(inputs):
+                self._tell("inputs", at + 1, len(inputs))
+        return Taken(times[:, 0], times[:, 1], answers)
+
+    def batches(self, pick: Pick, inputs: NDArray[np.float32]) -> Taken:
+        """The same of batches of `BATCH`: milliseconds of each."""
+        sessions = self._open(policy_of(pick)), self._open(Fixed(self._full))
+        starts = range(0, len(inputs) - BATCH + 1, BATCH)
+        for session in sessions:
+            session.infer(inputs[:BATCH])
+        times, answers = np.zeros((len(starts), 2)), []
+        for at, start in enumerate(starts):
+            for which in ((0, 1), (1, 0))[at % 2]:
+                begun = time.perf_counter()
+                found = sessions[which].infer(inputs[start : start + BATCH])
+                times[at, which] = (time.perf_counter() - begun) * 1e3
+                if which == 0:
+                    answers += cast(list[Answer], found)
+            self._tell("batches", at + 1, len(starts))
+        return Taken(times[:, 0], times[:, 1], answers)
+
+    def _open(self, policy: Policy) -> Session:
+        return self._stack.enter_context(Session(self._bundle, self._engine, policy, self._profile))
+
+    def _along(self, route: Route, curve: Curve) -> Policy:
+        """Ends where the route does, whatever the input; looks where a rule of the curve would."""
+        if curve.family.startswith(ESCALATION):
+            return Escalate(curve.routes[0][0], StopAt(0 if len(route) == 1 else route[0].depth + 1))
+        return Fixed(route[0]._replace(depth=self._full.depth), StopAt(route[0].depth))
+
+
+def policy_of(pick: Pick) -> Policy:
+    """What goes as a pick did."""
+    curve = pick.curve
+    rule: Rule = make_exit_rule(curve.family.removeprefix(ESCALATION), threshold=pick.threshold)
+    if curve.family.startswith(ESCALATION):
+        return Escalate(curve.routes[0][0], rule, Alert())
+    return Fixed(curve.routes[-1][-1], rule)
