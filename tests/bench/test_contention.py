@@ -81,8 +81,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(folder: Path) -> dict:
     asked = Asked(
-        folder / "toy.stretto", "digits", controls=(folder,), samples=20, profile_rounds=1, overhead_rounds=3, deadline_rounds=3,
-        sensors_s=0.05,
+        folder / "toy.stretto", "digits", controls=(folder,), samples=20, profile_rounds=1, overhead_rounds=3,
+        deadline_rounds=3, sensors_s=0.05,
     )  # fmt: skip
     files = Files(folder / "c.json", None, folder / "deep" / "c.npz")
     made = run(asked, Runtime("alert", "slices"), Effort(rounds=1), files)
