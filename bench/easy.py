@@ -126,10 +126,10 @@ def measure_precision(
     records = {record.point: record for record in known.points}
     last = records[full_point(records, precision)]
     right = rightness(known, full_point(records, "fp32"))
-    least = float(right.fit.mean()) - LOST
+    chain = [curve for curve in plain if curve.routes[-1] == (last.point,)]
     picks = {
-        "max probability at full width": cheapest([c for c in plain if c.routes[-1][0].width == last.width], least),
-        "the best of all": cheapest(mine, least),
+        "max probability at full width": cheapest(chain, right.fit, LOST),
+        "the best of all": cheapest(mine, right.fit, LOST),
     }
     about = f"{network}, {precision}"
     rows = [saved_row(who, pick, last.macs, right.test, about) for who, pick in picks.items()]
@@ -137,18 +137,18 @@ def measure_precision(
     inputs = bundle.manifest.input.prepare(known.pixels)
     with Bench(bundle.only([precision]), tell) as bench:
         points = [point for point in records if point.precision == precision]
-        times = bench.routes_ms(mine, points, inputs[0])
-        fixed = [Fixed(point, times["fixed"][(point,)], rightness(known, point)) for point in points]
+        times = bench.times(mine, points, inputs[0])
+        fixed = [Fixed(point, times.fixed[point], rightness(known, point)) for point in points]
         for kind, middle in MIDDLES.items():
-            rows += equal_time_rows(mine, fixed, times["adaptive"], kind, middle, about)
+            rows += equal_time_rows(mine, fixed, times, kind, middle, about)
         for who, pick in picks.items():
             rows.append(time_row(who, pick, bench.beside_full(pick, inputs[:INPUTS]), known.labels.test, about))
             rows.append(batch_row(who, bench.batches(pick, inputs), about))
     return rows, {
         "picks": {who: pick.says for who, pick in picks.items()},
         "fixed": [{"point": list(one.point), "ms": one.ms, "accuracy": float(one.right.test.mean())} for one in fixed],
-        "curves": [drawn(curve, times["adaptive"]) for curve in mine],
-        "oracle": oracle(known.logits[1], known.labels.test, last.point, times["adaptive"]),
+        "curves": [drawn(curve, times) for curve in mine],
+        "oracle": oracle(known.logits[1], known.labels.test, last.point, times),
     }
 
 

@@ -1,6 +1,6 @@
 """What early exits and escalation would have answered, for every threshold, on samples whose exits are all known."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import inf
@@ -31,9 +31,16 @@ class Sides(NamedTuple):
     test: NDArray[Any]
 
 
+class Times(NamedTuple):
+    """Median milliseconds: along routes whose exits are looked at, and to points in one graph."""
+
+    adaptive: Mapping[Route, float]
+    fixed: Mapping[OperatingPoint, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One rule at one width and precision, or one escalation, under every threshold, safest first.
+    """One rule on the way to one point, or one escalation, under every threshold, safest first.
 
     `family`: what it is a case of; `routes`: where samples can end; `ends`: (samples, thresholds) which of them each
     does; `right`: (samples, thresholds) whether that is the label; both on either side. `macs`: (routes,).
@@ -58,10 +65,12 @@ class Curve:
         macs: NDArray[np.float64] = self.macs[getattr(self.ends, side)].mean(axis=0)
         return macs
 
-    def times_ms(self, side: str, route_ms: Mapping[Route, float]) -> NDArray[np.float64]:
-        """(samples, thresholds) where each route takes so long."""
-        times = np.array([route_ms[route] for route in self.routes])
-        taken: NDArray[np.float64] = times[getattr(self.ends, side)]
+    def times_ms(self, side: str, times: Times) -> NDArray[np.float64]:
+        """(samples, thresholds); where nothing stops early, that is one graph."""
+        each = np.array([times.adaptive[route] for route in self.routes])
+        taken: NDArray[np.float64] = each[getattr(self.ends, side)]
+        if len(self.routes[-1]) == 1:
+            taken[:, np.isinf(self.thresholds)] = times.fixed[self.routes[-1][0]]
         return taken
 
 
@@ -87,7 +96,7 @@ class Pick(NamedTuple):
 
 
 def all_curves(points: Sequence[PointRecord], logits: tuple[Logits, Logits], labels: Sides) -> list[Curve]:
-    """Every rule along every width and precision, and every escalation from a width's final exit to the full network.
+    """Every rule on the way to every point, and every escalation from a width's final exit to the full network.
 
     Args:
         points: with their temperatures.
@@ -98,7 +107,9 @@ def all_curves(points: Sequence[PointRecord], logits: tuple[Logits, Logits], lab
     ways: dict[tuple[float, str], list[PointRecord]] = {}
     for record in sorted(points, key=lambda record: record.depth):
         ways.setdefault((record.width, record.precision), []).append(record)
-    curves = [_chain(rule, records, logits, labels) for rule, records in product(EXIT_RULES, ways.values())]
+    curves = []
+    for rule, records in product(EXIT_RULES, ways.values()):
+        curves += _chains(rule, records, logits, labels)
     for precision in dict.fromkeys(record.precision for record in points):
         last = full_point(by_point, precision)
         firsts = [records[-1] for way, records in ways.items() if way[1] == precision and way[0] < last.width]
@@ -112,21 +123,24 @@ def full_point(points: Iterable[OperatingPoint], precision: str) -> OperatingPoi
     return max(point for point in points if point.precision == precision)
 
 
-def _chain(rule: str, records: Sequence[PointRecord], logits: Sequence[Logits], labels: Sides) -> Curve:
-    grid = thresholds(rule, len(records))
+def _chains(rule: str, records: Sequence[PointRecord], logits: Sequence[Logits], labels: Sides) -> Iterator[Curve]:
+    """To each exit of a width, nearest first; `records` by depth."""
     points = [record.point for record in records]
-    ends, right = [], []
-    for of_points, truth in zip(logits, labels, strict=True):
-        exits = [of_points[point] for point in points]
-        depths = stop_depths(_certainty(rule, exits, records), np.array(grid))
-        answers = np.stack([one.argmax(axis=1) for one in exits], axis=1)
-        ends.append(depths - 1)
-        right.append(early_labels(answers, depths) == truth[:, None])
-    width, precision = points[0].width, points[0].precision
-    macs = np.array([float(record.macs) for record in records])
-    routes = tuple((point,) for point in points)
-    name = f"{rule} at width {width:g}, {precision}"
-    return Curve(rule, name, precision, grid, routes, macs, Sides(*ends), Sides(*right))
+    exits = [[of_points[point] for point in points] for of_points in logits]
+    certainty = [_certainty(rule, each, records) for each in exits]
+    answers = [np.stack([one.argmax(axis=1) for one in each], axis=1) for each in exits]
+    for last in range(1, len(points) + 1):
+        grid = thresholds(rule, last)
+        depths = [stop_depths(each[:, :last], np.array(grid)) for each in certainty]
+        right = [
+            early_labels(each[:, :last], at) == truth[:, None]
+            for each, at, truth in zip(answers, depths, labels, strict=True)
+        ]
+        point, macs = points[last - 1], np.array([float(record.macs) for record in records[:last]])
+        name = f"{rule} on the way to width {point.width:g}, exit {point.depth}, {point.precision}"
+        routes = tuple((point,) for point in points[:last])
+        ends = Sides(*((at - 1).astype(np.int8) for at in depths))
+        yield Curve(rule, name, point.precision, grid, routes, macs, ends, Sides(*right))
 
 
 def _escalation(rule: str, first: PointRecord, last: PointRecord, logits: Sequence[Logits], labels: Sides) -> Curve:
@@ -135,9 +149,9 @@ def _escalation(rule: str, first: PointRecord, last: PointRecord, logits: Sequen
     for of_points, truth in zip(logits, labels, strict=True):
         look, full = of_points[first.point], of_points[last.point]
         unsure = _certainty(rule, [look], [first])[:, :1] < np.array(grid)[None]
-        ends.append(unsure.astype(np.int64))
+        ends.append(unsure.astype(np.int8))
         both = np.stack([look.argmax(axis=1) == truth, full.argmax(axis=1) == truth], axis=1)
-        right.append(np.take_along_axis(both, ends[-1], axis=1))
+        right.append(np.take_along_axis(both, unsure.astype(np.intp), axis=1))
     macs = np.array([float(first.macs), float(first.macs + last.macs)])
     routes: tuple[Route, ...] = ((first.point,), (first.point, last.point))
     name = f"{ESCALATION}{rule} from width {first.width:g}, {first.precision}"
@@ -149,12 +163,33 @@ def _certainty(rule: str, exits: Sequence[NDArray[np.float32]], records: Sequenc
     return certainties(measure, exits, [record.temperature for record in records])
 
 
-def cheapest(curves: Iterable[Curve], least: float) -> Pick:
-    """Of the fewest MACs among those that are right on such a share of the samples that choose."""
-    picks = [Pick(curve, at) for curve in curves for at in np.flatnonzero(curve.accuracy("fit") >= least).tolist()]
+def cheapest(curves: Iterable[Curve], reference: NDArray[np.bool_], lost: float) -> Pick:
+    """Of the fewest MACs among those that lose at most so much accuracy, and a standard error beside.
+
+    What is chosen among many by few samples is in part the luckiest of them: without that error, it loses more on
+    others.
+
+    Args:
+        reference: whether the full network is right on each of the samples that choose.
+
+    Raises:
+        ValueError: there is none.
+    """
+    picks = [
+        Pick(curve, at) for curve in curves for at in np.flatnonzero(_surely_lost(curve, reference) <= lost).tolist()
+    ]
     if not picks:
-        raise ValueError(f"nothing is right on {least:.1%} of the samples that choose")
-    return min(picks, key=lambda pick: pick.curve.mean_macs("fit")[pick.at])
+        raise ValueError(f"nothing loses at most {lost:.1%}, as far as {len(reference)} samples can show")
+    return min(picks, key=lambda pick: float(pick.curve.mean_macs("fit")[pick.at]))
+
+
+def _surely_lost(curve: Curve, reference: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(thresholds,) mean accuracy lost and its standard error, of pairs."""
+    more, less = reference[:, None] & ~curve.right.fit, ~reference[:, None] & curve.right.fit
+    differing = (more | less).mean(axis=0)
+    mean = more.mean(axis=0) - less.mean(axis=0)
+    surely: NDArray[np.float64] = mean + np.sqrt(np.maximum(differing - mean**2, 0.0) / len(reference))
+    return surely
 
 
 def best_within(curves: Iterable[Curve], cost: Callable[[Curve], NDArray[np.float64]], most: float) -> Pick | None:

@@ -22,7 +22,7 @@ from ..runtime.engines import Engine, make_engine
 from ..runtime.measure import measure_profile
 from ..runtime.profile import Profile
 from ..runtime.session import Session
-from .easy_curves import ESCALATION, Curve, Pick, Route
+from .easy_curves import ESCALATION, Curve, Pick, Route, Times
 from .report import FloatArray, interleaved
 
 BATCH = 32
@@ -69,22 +69,18 @@ class Bench:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def routes_ms(
-        self, curves: Iterable[Curve], points: Iterable[OperatingPoint], x: NDArray[np.float32]
-    ) -> dict[str, dict[Route, float]]:
-        """Median milliseconds of one sample, `x`: along the routes of the curves, and to fixed points in one graph.
-
-        Named "adaptive", where exits are looked at on the way, and "fixed".
-        """
+    def times(self, curves: Iterable[Curve], points: Iterable[OperatingPoint], x: NDArray[np.float32]) -> Times:
+        """Of one sample, `x`: along the routes of the curves, and to the points."""
         routes = {route: curve for curve in curves for route in curve.routes}
         adaptive = {("adaptive", route): self._along(route, curve) for route, curve in routes.items()}
         policies: dict[tuple[str, Route], Policy] = {("fixed", (point,)): Fixed(point) for point in points}
         tasks = {name: partial(self._open(policy).infer, x) for name, policy in (policies | adaptive).items()}
         times = interleaved(tasks, ROUTE_ROUNDS, ROUTE_CALLS, tell=partial(self._tell, "times"))
-        found: dict[str, dict[Route, float]] = {"adaptive": {}, "fixed": {}}
-        for (kind, route), each in times.items():
-            found[kind][route] = float(np.median(each))
-        return found
+        median = {name: float(np.median(each)) for name, each in times.items()}
+        return Times(
+            {route: ms for (kind, route), ms in median.items() if kind == "adaptive"},
+            {route[0]: ms for (kind, route), ms in median.items() if kind == "fixed"},
+        )
 
     def beside_full(self, pick: Pick, inputs: NDArray[np.float32]) -> Taken:
         """Every input by both, in turns."""
