@@ -25,6 +25,7 @@ from .easy_drift import CHANGES, Seen, drift_rows
 from .easy_guarantee import guarantee_rows
 from .easy_picture import draw
 from .easy_rows import (
+    LOST,
     MIDDLES,
     Fixed,
     batch_row,
@@ -32,13 +33,12 @@ from .easy_rows import (
     equal_macs_row,
     equal_time_rows,
     oracle,
-    saved_row,
+    saved_rows,
     time_row,
 )
 from .easy_times import Bench
 from .report import Row, machine, print_rows, write_json
 
-LOST = 0.005  # accuracy that may be lost
 CHANGED = 3000  # inputs that are blurred and noised, at most
 INPUTS = 1000  # that are timed beside the full network, at most
 DRIFT_RISKS = (0.01, 0.02, 0.05)  # the first that certifies early exits is watched
@@ -132,8 +132,9 @@ def measure_precision(
         "the best of all": cheapest(mine, right.fit, LOST),
     }
     about = f"{network}, {precision}"
-    rows = [saved_row(who, pick, last.macs, right.test, about) for who, pick in picks.items()]
-    rows.append(equal_macs_row(mine, plain, last.macs, about))
+    rows = [row for who, pick in picks.items() for row in saved_rows(who, pick, last.macs, right.test, about)]
+    rows.append(equal_macs_row(mine, chain, "of the full width's exits", last.macs, about))
+    rows.append(equal_macs_row(mine, plain, "of any width and depth", last.macs, about))
     inputs = bundle.manifest.input.prepare(known.pixels)
     with Bench(bundle.only([precision]), tell) as bench:
         points = [point for point in records if point.precision == precision]
@@ -147,7 +148,7 @@ def measure_precision(
     return rows, {
         "picks": {who: pick.says for who, pick in picks.items()},
         "fixed": [{"point": list(one.point), "ms": one.ms, "accuracy": float(one.right.test.mean())} for one in fixed],
-        "curves": [drawn(curve, times) for curve in mine],
+        "lines": drawn(mine, times),
         "oracle": oracle(known.logits[1], known.labels.test, last.point, times),
     }
 

@@ -19,6 +19,7 @@ from ..training.certify import Logits, thresholds
 PLAIN = "probability"  # the rule that all others are compared with
 ESCALATION = "escalation by "
 _RESAMPLES = 2000
+_ONE_SIDED = 1.645  # standard errors above which 5 % are
 
 IntArray = NDArray[np.integer]
 Route = tuple[OperatingPoint, ...]  # exits that a request ends at: one, or where it looked first and where it ended
@@ -107,7 +108,7 @@ def all_curves(points: Sequence[PointRecord], logits: tuple[Logits, Logits], lab
     ways: dict[tuple[float, str], list[PointRecord]] = {}
     for record in sorted(points, key=lambda record: record.depth):
         ways.setdefault((record.width, record.precision), []).append(record)
-    curves = []
+    curves: list[Curve] = []
     for rule, records in product(EXIT_RULES, ways.values()):
         curves += _chains(rule, records, logits, labels)
     for precision in dict.fromkeys(record.precision for record in points):
@@ -164,10 +165,9 @@ def _certainty(rule: str, exits: Sequence[NDArray[np.float32]], records: Sequenc
 
 
 def cheapest(curves: Iterable[Curve], reference: NDArray[np.bool_], lost: float) -> Pick:
-    """Of the fewest MACs among those that lose at most so much accuracy, and a standard error beside.
+    """Of the fewest MACs among those that lose at most so much accuracy by the upper end of a one-sided 95 % interval.
 
-    What is chosen among many by few samples is in part the luckiest of them: without that error, it loses more on
-    others.
+    What is chosen among many by few samples is in part the luckiest of them, and loses more on others.
 
     Args:
         reference: whether the full network is right on each of the samples that choose.
@@ -184,11 +184,11 @@ def cheapest(curves: Iterable[Curve], reference: NDArray[np.bool_], lost: float)
 
 
 def _surely_lost(curve: Curve, reference: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(thresholds,) mean accuracy lost and its standard error, of pairs."""
+    """(thresholds,) the upper end of the mean accuracy lost, of pairs, taken to be normal."""
     more, less = reference[:, None] & ~curve.right.fit, ~reference[:, None] & curve.right.fit
     differing = (more | less).mean(axis=0)
     mean = more.mean(axis=0) - less.mean(axis=0)
-    surely: NDArray[np.float64] = mean + np.sqrt(np.maximum(differing - mean**2, 0.0) / len(reference))
+    surely: NDArray[np.float64] = mean + _ONE_SIDED * np.sqrt(np.maximum(differing - mean**2, 0.0) / len(reference))
     return surely
 
 

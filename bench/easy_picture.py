@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .easy_curves import ESCALATION
 
 COLORS = {"probability": "tab:blue", "margin": "tab:cyan", "entropy": "tab:purple", "patience": "tab:pink"}
@@ -34,15 +32,12 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axes: Any, about: Mapping[str, Any]) -> None:
-    """Each family by the best of its curves at any time: the upper envelope of all that it can be set to."""
-    for family in dict.fromkeys(curve["family"] for curve in about["curves"]):
-        curves = [curve for curve in about["curves"] if curve["family"] == family]
-        ms, accuracy = _envelope(
-            [ms for curve in curves for ms in curve["ms"]], [right for curve in curves for right in curve["accuracy"]]
-        )
-        rule = family.removeprefix(ESCALATION)
-        style = STYLES[list(COLORS).index(rule)] if family != rule else "-"
-        axes.plot(ms, 100 * accuracy, style, color=COLORS[rule] if family == rule else ESCALATED, label=family)
+    """Each family by the best that it can be set to at any time."""
+    for line in about["lines"]:
+        rule = line["family"].removeprefix(ESCALATION)
+        style = STYLES[list(COLORS).index(rule)] if line["family"] != rule else "-"
+        color = COLORS[rule] if line["family"] == rule else ESCALATED
+        axes.plot(line["ms"], [100 * right for right in line["accuracy"]], style, color=color, label=line["family"])
     fixed = sorted(about["fixed"], key=lambda one: one["ms"])
     axes.plot(
         [one["ms"] for one in fixed], [100 * one["accuracy"] for one in fixed], "o", color="black", label="fixed points"
@@ -53,12 +48,3 @@ def _panel(axes: Any, about: Mapping[str, Any]) -> None:
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="lower right")
-
-
-def _envelope(ms: list[float], accuracy: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The settings that no quicker one is as good as, quickest first."""
-    order = np.argsort(np.array(ms), kind="stable")
-    times, right = np.array(ms)[order], np.array(accuracy)[order]
-    best = np.maximum.accumulate(right)
-    kept = np.append(True, best[1:] > best[:-1])
-    return times[kept], right[kept]
