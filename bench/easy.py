@@ -125,7 +125,7 @@ def measure_precision(
     plain = [curve for curve in mine if curve.family == PLAIN]
     records = {record.point: record for record in known.points}
     last = records[full_point(records, precision)]
-    right = rightness(known, full_point(records, "fp32"))
+    right = rightness(known, last.point)
     chain = [curve for curve in plain if curve.routes[-1] == (last.point,)]
     picks = {
         "max probability at full width": cheapest(chain, right.fit, LOST),

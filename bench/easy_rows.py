@@ -34,7 +34,7 @@ class Fixed(NamedTuple):
 def saved_rows(who: str, pick: Pick, full_macs: int, reference: NDArray[np.bool_], about: str) -> list[Row]:
     """MACs saved of the full network's, and accuracy lost.
 
-    `reference`: whether the full network, in fp32, is right on each of the test's samples.
+    `reference`: whether the full network, in the same precision, is right on each of the test's samples.
     """
     saved = 1 - pick.curve.macs[pick.curve.ends.test[:, pick.at]] / full_macs
     lost, none = gain(reference, pick.right), np.zeros(len(saved))

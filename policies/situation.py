@@ -117,9 +117,9 @@ class Policy(Protocol):
     """Decides the next step or to stop; the same object runs embedded, in the server and in the simulator.
 
     `next` returns one of `situation.steps`, or the reason to stop with the best answer so far. Before the first exit
-    there is no answer to stop with, so it must return a step. Pure: same situation, same choice; about 20 µs. One that
-    decides by energy has an attribute `looks_at_energy` that is true. One that never looks at `load` may have a
-    `looks_at_load` that is false: its first decision is then kept for requests alike, whatever the load is.
+    there is no answer to stop with, so it must return a step. Pure: same situation, same choice, on any thread; about
+    20 µs. One that decides by energy has an attribute `looks_at_energy` that is true. One that never looks at `load`
+    may have a `looks_at_load` that is false: its first decisions are then made before requests come, and kept.
     """
 
     def next(self, situation: Situation) -> Step | Stop: ...

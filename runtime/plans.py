@@ -45,6 +45,9 @@ class Plans:
     So that no request decides what could be decided while nobody waited. A plan holds as long as the model foretells
     the same array, so only models that don't make a new one each time gain. There are none for a policy that looks at
     the load itself.
+
+    Requests call it from any thread, one other renews it. Nothing is locked: whoever comes too early misses a plan, and
+    decides for itself.
     """
 
     def __init__(self, runner: Runner, offers: Offers):
@@ -75,9 +78,9 @@ class Plans:
         self._asked[budget_ms] = _Asked(budget, 1 if before is None else before.times + 1)
         kind = start.load.others, start.load.machine_cores
         self._loads.pop(kind, None)
-        if len(self._loads) >= _LOADS:
-            del self._loads[next(iter(self._loads))]
         self._loads[kind] = start.load
+        for oldest in list(self._loads)[:-_LOADS]:
+            self._loads.pop(oldest, None)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
         self._plans[budget_ms, id(start.predicted_ms)] = self._plan(menus, start.predicted_ms, budget, choice)
