@@ -20,7 +20,7 @@ from .stand import NOTHING, Moment, Stand, Start, start_of
 from .stats import Tally
 from .watchdog import Guards
 
-_PLAIN = float, int  # what budgets mostly are
+_PLAIN = float, int, type(None)  # what budgets mostly are
 
 
 class Direct:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stretto.policies.alert import Alert
 from stretto.policies.deadline import Deadline
 from stretto.policies.load import Load
-from stretto.policies.situation import OperatingPoint, Step, Stop
+from stretto.policies.situation import Budget, OperatingPoint, Step, Stop
 from stretto.runtime import direct
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
@@ -106,6 +106,21 @@ def test_same_number_of_another_type_is_the_same_budget(opened, runs):
     session.infer(SAMPLE, AMPLE_MS)
     session.infer(SAMPLE, int(AMPLE_MS))
     assert len(runs) == 1
+
+
+def test_no_budget_is_planned_for_too(opened, runs):
+    session, *_ = opened()
+    answers = [session.infer(SAMPLE) for _ in range(3)]
+    assert len(runs) == 1
+    assert replace(answers[2], seen=answers[0].seen) == answers[0]
+
+
+def test_a_deadline_and_a_whole_budget_are_decided_anew(opened, runs):
+    session, _, _, clock = opened()
+    for _ in range(2):
+        assert session.infer(SAMPLE, deadline=clock() + AMPLE_MS / 1e3).point == OperatingPoint(1.0, DEPTHS)
+        assert session.infer(SAMPLE, budget=Budget(AMPLE_MS)).point == OperatingPoint(1.0, DEPTHS)
+    assert len(runs) == 4
 
 
 def test_times_that_change_are_planned_with_anew(opened):
