@@ -18,7 +18,7 @@ SOON = 200  # shadowed requests within which a change is to be noticed
 BEFORE = 100  # clean shadowed ones that come first
 ENOUGH = 0.95  # share of streams
 
-BLUR_PIXELS = 1  # to either side: the mean of 3 × 3
+BLUR = 1 / 32  # to either side, of the image's: the mean of 3 × 3 in 32 pixels
 NOISE = 0.1  # standard deviation, of the range of pixels
 Tell = Callable[[str, int, int], None]
 
@@ -40,9 +40,10 @@ class Found(NamedTuple):
 
 def blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Images, (N, C, H, W), each pixel the mean of its neighbourhood, at the edges of itself again."""
-    side = 2 * BLUR_PIXELS + 1
-    wide = np.pad(pixels, ((0, 0), (0, 0), (BLUR_PIXELS,) * 2, (BLUR_PIXELS,) * 2), mode="edge").astype(np.float32)
     height, width = pixels.shape[2:]
+    reach = max(1, round(BLUR * min(height, width)))
+    side = 2 * reach + 1
+    wide = np.pad(pixels, ((0, 0), (0, 0), (reach,) * 2, (reach,) * 2), mode="edge").astype(np.float32)
     total = np.zeros(pixels.shape, np.float32)
     for down in range(side):
         for right in range(side):
