@@ -17,8 +17,8 @@ from .situation import OperatingPoint, Situation, Step, Stop
 class Escalate:
     """Goes to `first`, in one graph, and ends there if that is sure; else it starts again, wider, at the input.
 
-    A width costs about its square, so that a first look is cheap beside the full width. Starting again at the input runs
-    the stem twice; its features would have to be carried out of the first graph, for which bundles have no graphs.
+    A width costs about its square, so that a first look is cheap beside the full width. Starting again at the input
+    runs the stem twice; its features would have to be carried out of the first graph, for which bundles have no graphs.
 
     Where there isn't time for both, by the highest quantile, nothing is looked at first: what `then` says is done. It
     also says what to do after an exit that isn't sure, for which it is offered all that is wider.
