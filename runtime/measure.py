@@ -3,10 +3,10 @@
 A request runs along one width and precision, to its first target in one graph, from there on exit by exit. A run exit
 by exit gives the time at each of them, so the differences within it are one sample of every step that starts at one of
 its exits: quantiles of spans can't be had by adding up those of their parts. What is timed from the start includes the
-session's check of the input and a decision of the deadline policy, or of one graph, that it was planned before. What
-follows at the last exit is timed apart, as any may be that: calibrated scores, another decision for each sample, and
-the making of the answers. Who goes on from an exit has done about as much there, so it's also part of the steps that
-don't start at the input.
+session's check of the input and a decision of the deadline policy, which not every request finds planned. What follows
+at the last exit is timed apart, as any may be that: calibrated scores, another decision for each sample, and the making
+of the answers. Who goes on from an exit has done about as much there, so it's also part of the steps that don't start
+at the input.
 """
 
 import math
@@ -23,18 +23,17 @@ import numpy as np
 
 from ..policies import make_time_model
 from ..policies.deadline import Deadline
-from ..policies.load import UNKNOWN
 from ..policies.situation import Step, Stop
 from .answer import make_answer
 from .bundle import Bundle
 from .course import Request
 from .energy import EnergyMeter, Power, open_meter
 from .engines import Engine, make_engine, runnable
-from .inputs import UNLIMITED, Samples, check_input, is_usual
+from .inputs import UNLIMITED, Samples, check_input
 from .menu import Outline, legs, spans, ways
 from .profile import BACK_TO_BACK, PACED, Profile, cached_profile, device_key, profile_path
 from .runner import Runner
-from .stand import NOTHING, Clocks, Reached, Start, start_of
+from .stand import NOTHING, Clocks, Reached, start_of
 from .thread_clock import thread_clock
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)
@@ -211,8 +210,6 @@ class Stopwatch:
 
     def _run(self, route: Route, x: Samples) -> tuple[list[float], float]:
         """One request of `x`'s samples: milliseconds to the start (0), and each exit; then, on to the answer."""
-        if len(x) == len(route) == 1:
-            return self._run_planned(route[0], x[0])
         reached_ms = [0.0]
         reached: list[Reached] = [NOTHING] * len(x)
         wall = self._runner.clocks.wall
@@ -232,19 +229,6 @@ class Stopwatch:
         for exits in reached:
             self._answer(wall(), request, begun, exits, (), Stop.FINAL, stand.spent_mj)
         return reached_ms, (wall() - started) * 1e3 - reached_ms[-1]
-
-    def _run_planned(self, step: Step, x: Samples) -> tuple[list[float], float]:
-        """The same of one sample and one graph, as a session goes where it went before; see `Direct`."""
-        runner, menu = self._runner, self._menus.start
-        since = runner.now()
-        is_usual(x, self._bundle.manifest.input)
-        finish_ms = runner.foretell(menu, 0.0, UNKNOWN)
-        start = Start(menu, since.at_s, since.cpu_s, since.cpu_s, UNKNOWN, finish_ms)
-        logits, _, end = runner.run_alone(start, step, x[None])
-        (seen,) = menu.after[step].read(logits)
-        request = Request(since.at_s, math.inf, UNLIMITED, self._menus, since)
-        self._answer(runner.clocks.wall(), request, start, (seen,), (step.depth,), Stop.FINAL, 0.0)
-        return [0.0, (end.at_s - since.at_s) * 1e3], (runner.clocks.wall() - end.at_s) * 1e3
 
 
 def _quantiles(samples_ms: Sequence[float]) -> tuple[float, ...]:
