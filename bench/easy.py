@@ -36,7 +36,7 @@ from .easy_rows import (
     saved_rows,
     time_row,
 )
-from .easy_times import Bench
+from .easy_times import Bench, in_batches
 from .report import Row, machine, print_rows, write_json
 
 CHANGED = 3000  # inputs that are blurred and noised, at most
@@ -143,8 +143,8 @@ def measure_precision(
         for kind, middle in MIDDLES.items():
             rows += equal_time_rows(mine, fixed, times, kind, middle, about)
         for who, pick in picks.items():
-            rows.append(time_row(who, pick, bench.beside_full(pick, inputs[:INPUTS]), known.labels.test, about))
-            rows.append(batch_row(who, bench.batches(pick, inputs), about))
+            rows.append(time_row(who, pick, bench.beside_full(pick, list(inputs[:INPUTS])), known.labels.test, about))
+            rows.append(batch_row(who, bench.beside_full(pick, in_batches(inputs)), about))
     return rows, {
         "picks": {who: pick.says for who, pick in picks.items()},
         "fixed": [{"point": list(one.point), "ms": one.ms, "accuracy": float(one.right.test.mean())} for one in fixed],

@@ -1,11 +1,11 @@
 """What early exits and escalation take in the sessions that users run: along each route, on real inputs, in batches."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,37 +82,20 @@ class Bench:
             {route[0]: ms for (kind, route), ms in median.items() if kind == "fixed"},
         )
 
-    def beside_full(self, pick: Pick, inputs: NDArray[np.float32]) -> Taken:
-        """Every input by both, in turns."""
+    def beside_full(self, pick: Pick, chunks: Sequence[NDArray[np.float32]]) -> Taken:
+        """Every chunk, a sample or a batch, by both in turns; each is asked once beforehand, untimed."""
         sessions = self._open(policy_of(pick)), self._open(Fixed(self._full))
-        times = np.zeros((len(inputs), 2))
-        answers: list[Answer] = []
-        for at, x in enumerate(inputs):
-            for which in ((0, 1), (1, 0))[at % 2]:
-                start = time.perf_counter()
-                answer = sessions[which].infer(x)
-                times[at, which] = (time.perf_counter() - start) * 1e3
-                if which == 0:
-                    answers.append(cast(Answer, answer))
-            if at % 64 == 0 or at + 1 == len(inputs):
-                self._tell("inputs", at + 1, len(inputs))
-        return Taken(times[:, 0], times[:, 1], answers)
-
-    def batches(self, pick: Pick, inputs: NDArray[np.float32]) -> Taken:
-        """The same of batches of `BATCH`: milliseconds of each."""
-        sessions = self._open(policy_of(pick)), self._open(Fixed(self._full))
-        starts = range(0, len(inputs) - BATCH + 1, BATCH)
         for session in sessions:
-            session.infer(inputs[:BATCH])
-        times, answers = np.zeros((len(starts), 2)), []
-        for at, start in enumerate(starts):
+            session.infer(chunks[0])
+        times, answers = np.zeros((len(chunks), 2)), list[Answer]()
+        for at, x in enumerate(chunks):
             for which in ((0, 1), (1, 0))[at % 2]:
                 begun = time.perf_counter()
-                found = sessions[which].infer(inputs[start : start + BATCH])
+                found = sessions[which].infer(x)
                 times[at, which] = (time.perf_counter() - begun) * 1e3
                 if which == 0:
-                    answers += cast(list[Answer], found)
-            self._tell("batches", at + 1, len(starts))
+                    answers += found if isinstance(found, list) else [found]
+            self._tell("inputs", at + 1, len(chunks))
         return Taken(times[:, 0], times[:, 1], answers)
 
     def _open(self, policy: Policy) -> Session:
@@ -123,6 +106,11 @@ class Bench:
         if curve.family.startswith(ESCALATION):
             return Escalate(curve.routes[0][0], StopAt(0 if len(route) == 1 else route[0].depth + 1))
         return Fixed(route[0]._replace(depth=self._full.depth), StopAt(route[0].depth))
+
+
+def in_batches(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Of `BATCH` each; what is left over is left out."""
+    return [inputs[start : start + BATCH] for start in range(0, len(inputs) - BATCH + 1, BATCH)]
 
 
 def policy_of(pick: Pick) -> Policy:
