@@ -74,6 +74,11 @@ def looks_at_load(policy: Any) -> bool:
     return getattr(policy, "looks_at_load", True)
 
 
+def looks_at_answers(policy: Any) -> bool:
+    """Whether what a policy decides may depend on what exits said of the input; True unless it says that it doesn't."""
+    return getattr(policy, "looks_at_answers", True)
+
+
 def names_looking_at_energy() -> list[str]:
     """Of the policies that do."""
     return [name for name, place in POLICIES.items() if looks_at_energy(_class_at(place))]

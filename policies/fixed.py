@@ -28,6 +28,11 @@ class Fixed:
             raise ValueError(f"point is {self.point!r}; give an OperatingPoint(width, depth, precision)")
         object.__setattr__(self, "rule", as_rule(self.confidence))
 
+    @property
+    def looks_at_answers(self) -> bool:
+        """Only a confidence does."""
+        return self.rule is not None
+
     def next(self, situation: Situation) -> Step | Stop:
         """The way to the point, or TARGET there (FINAL if it is the last exit), or CONFIDENCE on the way.
 

@@ -30,6 +30,11 @@ class Heading(ABC):
             raise ValueError(f"margin_ms is {self.margin_ms}; give milliseconds >= 0")
         object.__setattr__(self, "rule", as_rule(self.confidence))
 
+    @property
+    def looks_at_answers(self) -> bool:
+        """Only a confidence does."""
+        return self.rule is not None
+
     def next(self, situation: Situation) -> Step | Stop:
         """All the way to the target, or to the first exit that a confidence looks at. Otherwise the reason to stop.
 

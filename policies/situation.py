@@ -119,7 +119,9 @@ class Policy(Protocol):
     `next` returns one of `situation.steps`, or the reason to stop with the best answer so far. Before the first exit
     there is no answer to stop with, so it must return a step. Pure: same situation, same choice, on any thread; about
     20 µs. One that decides by energy has an attribute `looks_at_energy` that is true. One that never looks at `load`
-    may have a `looks_at_load` that is false: its first decisions are then made before requests come, and kept.
+    may have a `looks_at_load` that is false: its first decisions are then made before requests come, and kept. One that
+    of `evidence` only looks at which exits were reached may have a `looks_at_answers` that is false: whether it goes on
+    from its first exit is then decided before as well. It must not go on with less slack where it stops with more.
     """
 
     def next(self, situation: Situation) -> Step | Stop: ...

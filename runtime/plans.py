@@ -1,6 +1,9 @@
 """First decisions that are made before their requests come, for the budgets and the loads that were seen lately."""
 
+from math import inf
 from typing import NamedTuple
+
+import numpy as np
 
 from ..policies.load import Load
 from ..policies.situation import Budget, FloatArray, Step, Stop
@@ -15,12 +18,15 @@ _LOADS = 8  # that are planned for
 _PLANS = 512
 _OFTEN = 2  # requests of a budget, from which on there may be more
 _Key = tuple[float | None, int]
+_Settled = tuple[float, Stop] | None  # see `Plan`
+_LATER: _Settled = (-inf, Stop.DEADLINE)  # it is yet to be found out
 
 
 class Plan(NamedTuple):
     """What a request of one budget does first, where these `menus` are offered and the model foretells `finish_ms`.
 
-    `exit`: where `step` leads; `energy_mj`: what it takes; `is_whole`: whether it is run as one graph.
+    `exit`: where `step` leads; `energy_mj`: what it takes; `is_whole`: whether it is run as one graph; `settled`: with
+    how many milliseconds left at the exit it ends there, and why; None: that is to be decided there.
     """
 
     menus: Menus
@@ -30,6 +36,14 @@ class Plan(NamedTuple):
     exit: Exit
     energy_mj: float
     is_whole: bool
+    settled: _Settled
+
+    def ends(self, slack_ms: float) -> Stop | None:
+        """Why the request ends at the exit, with so much time left; None: it may go on."""
+        stop = self.exit.menu.ends(slack_ms)
+        if stop is None and self.settled is not None and slack_ms <= self.settled[0]:
+            stop = self.settled[1]
+        return stop
 
 
 class _Asked(NamedTuple):
@@ -83,7 +97,12 @@ class Plans:
             self._loads.pop(oldest, None)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
-        self._plans[budget_ms, id(start.predicted_ms)] = self._plan(menus, start.predicted_ms, budget, choice)
+        # for who learns, these plans are renewed soon, when nobody waits
+        settles = (
+            _LATER if self._runner.learns else self._settled(menus, start.predicted_ms, budget, choice, start.load)
+        )
+        plan = self._plan(menus, start.predicted_ms, budget, choice, settles)
+        self._plans[budget_ms, id(start.predicted_ms)] = plan
 
     def renew(self) -> None:
         """Plans for what is asked often, by what the model says now, and forgets all other plans."""
@@ -96,17 +115,34 @@ class Plans:
                 for budget_ms, budget in often:
                     key = budget_ms, id(finish_ms)
                     plan = self._plans.get(key)
-                    if plan is None or plan.menus is not menus or plan.finish_ms is not finish_ms:
+                    is_valid = plan is not None and plan.menus is menus and plan.finish_ms is finish_ms
+                    if plan is None or not is_valid or plan.settled is _LATER:
                         slack_ms = budget.latency_ms - menus.answer_ms
                         choice = runner.choose(menus.start, slack_ms, budget, finish_ms, load)
                         if isinstance(choice, Stop):  # never, with no exit in hand
                             continue
-                        plan = self._plan(menus, finish_ms, budget, choice)
+                        settled = self._settled(menus, finish_ms, budget, choice, load)
+                        plan = self._plan(menus, finish_ms, budget, choice, settled)
                     plans[key] = plan
         self._plans = plans
 
-    def _plan(self, menus: Menus, finish_ms: FloatArray, budget: Budget, choice: Step) -> Plan:
+    def _plan(self, menus: Menus, finish_ms: FloatArray, budget: Budget, step: Step, settled: _Settled) -> Plan:
         start = menus.start
-        is_whole = self._offers.parts(start, choice) == (choice,)
-        energy_mj = float(start.energy_mj[start.rows[choice]])
-        return Plan(menus, finish_ms, budget, choice, start.after[choice], energy_mj, is_whole)
+        is_whole, energy_mj = self._offers.parts(start, step) == (step,), float(start.energy_mj[start.rows[step]])
+        return Plan(menus, finish_ms, budget, step, start.after[step], energy_mj, is_whole, settled)
+
+    def _settled(self, menus: Menus, finish_ms: FloatArray, budget: Budget, step: Step, load: Load) -> _Settled:
+        """For an exit that is reached soon, about when it is expected, or late; the first of them that it ends at."""
+        runner, start = self._runner, menus.start
+        exit, row, median = start.after[step], start.rows[step], runner.model.levels.index(0.5)
+        if runner.looks_at_answers or not exit.menu.steps:
+            return None
+        reached_ms = finish_ms[row, [0, median, -1]].tolist()
+        onward_ms = runner.foretell(exit.menu, reached_ms[1], load)
+        seen, spent_mj = tuple(exit.read(np.zeros((1, 1), np.float32))), float(start.energy_mj[row])
+        for at_ms in reached_ms:
+            slack_ms = budget.latency_ms - menus.answer_ms - at_ms
+            choice = runner.choose(exit.menu, slack_ms, budget, onward_ms, load, seen, spent_mj)
+            if isinstance(choice, Stop):
+                return slack_ms, choice
+        return None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Protocol
 
-from ..policies import looks_at_energy, looks_at_load
+from ..policies import looks_at_answers, looks_at_energy, looks_at_load
 from ..policies.latency import Ran, Study, TimeModel
 from ..policies.load import UNKNOWN, Load
 from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
@@ -72,7 +72,8 @@ class Runner:
         self.sensors: Sensing = BLIND
         self.shadow: Shadowing | None = None
         self.clocks = clocks
-        self._looks_at_energy, self.looks_at_load = looks_at_energy(policy), looks_at_load(policy)
+        self._looks_at_energy = looks_at_energy(policy)
+        self.looks_at_load, self.looks_at_answers = looks_at_load(policy), looks_at_answers(policy)
         self._learning = Lock()
         self._notes: deque[Note] = deque()
         running = self.running = set[int]()  # a set, as its additions and removals need no lock

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 from hypothesis import given
-from stretto.policies import POLICIES, make_policy
+from hypothesis.strategies import floats, integers
+from stretto.policies import POLICIES, looks_at_answers, make_policy
 from stretto.policies.situation import OperatingPoint, Policy, Situation, Step, Stop
 
 from .situations import WIDTHS, offered_after, situations
@@ -51,6 +52,23 @@ def test_nothing_stops_before_the_first_exit(policy: Policy, situation: Situatio
 def test_end_of_the_network_is_final(policy: Policy, situation: Situation):
     if not situation.steps:
         assert policy.next(situation) is Stop.FINAL
+
+
+@every_policy
+@given(situation=situations(), share=floats(0, 1))
+def test_one_that_does_not_look_at_answers_never_goes_on_with_less_time_left(policy, situation, share):
+    if looks_at_answers(policy) or not situation.evidence or situation.budget.energy_mj is not None:
+        return
+    if isinstance(policy.next(situation), Stop):
+        assert isinstance(policy.next(replace(situation, slack_ms=situation.slack_ms - 30 * share)), Stop)
+
+
+@every_policy
+@given(situation=situations(), top=integers(0, 3), confidence=floats(0.01, 1))
+def test_one_that_does_not_look_at_answers_decides_the_same_whatever_they_are(policy, situation, top, confidence):
+    if not looks_at_answers(policy):
+        seen = tuple([exit._replace(top=top, confidence=confidence) for exit in situation.evidence])
+        assert policy.next(replace(situation, evidence=seen)) == policy.next(situation)
 
 
 @every_policy

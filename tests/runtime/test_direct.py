@@ -253,6 +253,20 @@ def test_planned_point_that_fails_is_left_and_the_deadline_stays(bundle, caplog)
         assert session.stats.failures == {OperatingPoint(1.0, DEPTHS): 1}
 
 
+def test_at_its_exit_a_planned_request_is_decided_only_with_more_time_left_than_foreseen(opened, runs):
+    session, model, engine, _ = opened(Alert())
+    model.factor, engine._stage_ms = 2.0, 2.02 * STAGE_MS
+    for _ in range(2):
+        session.infer(SAMPLE, 5200.0)
+        session._student.learn()
+    runs.clear()
+    answer = session.infer(SAMPLE, 5200.0)
+    assert (answer.exits, answer.stopped_by, runs) == ((2,), Stop.DEADLINE, [])
+    engine._stage_ms = STAGE_MS  # so much sooner that there is time for more
+    assert session.infer(SAMPLE, 5200.0).exits == (2, 3)
+    assert len(runs) == 1
+
+
 @given(budgets=st.lists(st.sampled_from([0.5, 1.0, 3.0, 50.0]), max_size=12), factors=st.data())
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_planned_requests_answer_like_decided_ones(opened, budgets, factors):

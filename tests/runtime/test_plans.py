@@ -1,12 +1,13 @@
 """What requests will be answered with is decided before they come, and never otherwise than they would decide."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from stretto.policies.deadline import Deadline
 from stretto.policies.load import UNKNOWN, Load
-from stretto.policies.situation import Budget, OperatingPoint
+from stretto.policies.situation import Budget, OperatingPoint, Stop
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.course import Request
 from stretto.runtime.offers import Offers
@@ -165,6 +166,43 @@ def test_a_policy_that_looks_at_the_load_has_no_plans(made):
     it.miss(5000.0), it.miss(5000.0)
     it.plans.renew()
     assert it.plans.find(5000.0) is None
+
+
+def test_at_a_planned_exit_it_is_known_before_with_how_little_time_left_it_ends(made):
+    it = made()
+    it.miss(2400.0), it.miss(2400.0)
+    it.plans.renew()
+    plan, _ = it.plans.find(2400.0)
+    assert plan.step.point == OperatingPoint(1.0, 2)
+    before = it.policy.decided
+    assert plan.ends(400.0) is Stop.DEADLINE
+    assert plan.ends(1e4) is None  # so much that it may go on
+    assert it.policy.decided == before
+
+
+def test_before_plans_are_renewed_exits_are_decided_at(made):
+    it = made()
+    it.miss(2400.0)
+    assert it.plans.find(2400.0)[0].settled == (-math.inf, Stop.DEADLINE)
+
+
+def test_a_policy_that_looks_at_answers_is_asked_at_every_exit(made):
+    it = made(Counting(confidence=0.9))
+    it.miss(2400.0), it.miss(2400.0)
+    it.plans.renew()
+    assert it.plans.find(2400.0)[0].settled is None
+
+
+def test_a_policy_that_would_go_on_however_late_it_is_is_asked_there(made):
+    class Onward(Counting):
+        def target(self, situation):
+            return situation.steps[0]
+
+    it = made(Onward())
+    it.miss(9000.0), it.miss(9000.0)
+    it.plans.renew()
+    plan, _ = it.plans.find(9000.0)
+    assert plan.step.depth == 1 and plan.settled is None
 
 
 def test_many_budgets_and_loads_do_not_pile_up(made):
