@@ -19,8 +19,7 @@ from .watchdog import Guard, Guards
 class Request(NamedTuple):
     """`arrival`, `deadline`: seconds of `time.monotonic()`; `menus`: for its number of samples.
 
-    `since`: the arrival by both clocks, where the thread that asked works on it at once. `aim_s`: by when to be at the
-    last exit, so that the answer is made in time.
+    `since`: the arrival by both clocks, where the thread that asked works on it at once.
     """
 
     arrival: float
@@ -28,10 +27,6 @@ class Request(NamedTuple):
     budget: Budget
     menus: Menus
     since: Moment | None = None
-
-    @property
-    def aim_s(self) -> float:
-        return self.deadline - self.menus.answer_ms / 1e3
 
 
 class Course:
@@ -44,7 +39,6 @@ class Course:
 
     def __init__(self, runner: Runner, offers: Offers, request: Request, x: Samples, guards: Guards | None):
         self._runner, self._offers, self._request, self._x, self._guards = runner, offers, request, x, guards
-        self._aim_s = request.aim_s
         self._guard: Guard | None = None  # made where a step is so long that it helps
 
     def end(self) -> None:
@@ -61,7 +55,7 @@ class Course:
         if not stand.menu.steps and not reached[0]:
             raise EngineError(f"no point is left: {self._offers.say_failures()}")
         try:
-            return self._runner.ask(stand, self._aim_s, self._request.budget, reached)
+            return self._runner.ask(stand, self._request.deadline, self._request.budget, reached)
         except ValueError as error:
             if not self._offers.failures:
                 raise
@@ -90,7 +84,7 @@ class Course:
         if self._request.deadline == inf or (len(parts) == 1 and not has_answer):
             return self._runner.take(stand, step, parts, lambda: cut, passing=passing)
         ends_ms = self._runner.ends_ms(stand, step)
-        due_s = [self._aim_s - (ends_ms[-1] - end_ms) / 1e3 for end_ms in ends_ms[:-1]]
+        due_s = [self._request.deadline - (ends_ms[-1] - end_ms) / 1e3 for end_ms in ends_ms[:-1]]
         if self._guards is None or not self._guards.help(ends_ms, has_answer):
             return self._runner.take(stand, step, parts, lambda: cut, due_s, passing)
         self._guard = guard = self._guard or self._guards.until(self._request.deadline)

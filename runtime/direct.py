@@ -80,7 +80,7 @@ class Direct:
         logits, features, end = runner.run_alone(start, step, x)
         reached = tuple(exit.read(logits))
         request = Request(now.at_s, now.at_s + budget.latency_ms / 1e3, budget, menus, now)
-        stop = plan.ends((request.aim_s - end.at_s) * 1e3)
+        stop = plan.ends((request.deadline - end.at_s) * 1e3)
         if stop is None:
             onward = x if features is None else features  # whoever goes on from a final exit starts again
             stand = Stand(onward, exit.menu, end.at_s, end.cpu_s, now.cpu_s, load, spent_mj=energy_mj)

@@ -21,15 +21,18 @@ _ALIKE = 0.001  # accuracies nearer than this: the standard error of two points'
 class Menu:
     """The steps possible where a request stands. Made once, shared by all requests that stand there.
 
-    `idle_ms`: (steps, levels of the profile) from here to each step's exit on the idle device; `accuracy`: (steps,);
+    `idle_ms`: (steps, levels of the profile) from here to each step's exit on the idle device; `answered_ms`: the same
+    until an answer is made of it, `answer_ms` later; `accuracy`: (steps,);
     `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays;
     `on_way`: the places of the exits on its way, itself the last; `graphs`: (steps,) how many it is run as.
-    `soonest_ms`: in which half of the requests would be at one of the exits, on the idle device.
+    `soonest_ms`: in which half of the requests would be answered by one of the exits, on the idle device.
     `energy_mj`: (steps,) of each sample, by the profile's median and power.
     """
 
     steps: tuple[Step, ...]
     idle_ms: FloatArray
+    answered_ms: FloatArray
+    answer_ms: float
     accuracy: FloatArray
     after: "dict[Step, Exit]"
     legs: dict[Step, tuple[Step, ...]]
@@ -94,14 +97,10 @@ class Exit:
 
 
 class Menus(NamedTuple):
-    """All that one number of samples can choose from: where they start, and what is behind every exit.
-
-    `answer_ms`: kept free before the deadline, in which the answers are made.
-    """
+    """All that one number of samples can choose from: where they start, and what is behind every exit."""
 
     start: Menu
     exits: dict[OperatingPoint, Exit]
-    answer_ms: float = 0.0
 
 
 def spans(manifest: Manifest, width: float, precision: str, first: int = 0) -> tuple[Step, ...]:
@@ -179,7 +178,9 @@ class Outline:
         first = None if self._first is None else self._first.whole_way
         return targets if first in targets or first not in start.rows else (*targets, first)
 
-    def menus(self, times: FloatArray, median: int, every: bool = True, watts: float = 0.0) -> Menus:
+    def menus(
+        self, times: FloatArray, median: int, every: bool = True, watts: float = 0.0, answer_ms: float = 0.0
+    ) -> Menus:
         """What requests of one number of samples choose from.
 
         Args:
@@ -187,6 +188,7 @@ class Outline:
             median: the place of 0.5 among the levels.
             every: also offer at the start what isn't worth it, see `worthwhile`.
             watts: power while these steps run, each sample's share of it.
+            answer_ms: from the last exit on, to make the answers.
         """
         energy_mj = times[:, median] * watts
         exits: dict[OperatingPoint, Exit] = {}
@@ -194,8 +196,12 @@ class Outline:
         def menu(place: Place) -> Menu:
             after = {step: exits[step.point] for step in place.steps}
             steps, accuracy, legs, rows, on_way, graphs, at = place
-            soonest_ms = float(times[at, median].min(initial=inf))
-            return Menu(steps, times[at], accuracy, after, legs, rows, on_way, graphs, soonest_ms, energy_mj[at])
+            answered_ms = times[at] + answer_ms
+            soonest_ms = float(answered_ms[:, median].min(initial=inf))
+            return Menu(
+                steps, times[at], answered_ms, answer_ms, accuracy, after, legs, rows, on_way, graphs, soonest_ms,
+                energy_mj[at],
+            )  # fmt: skip
 
         start = self._start if every else self._worthwhile(times, median)
         for point, record in self._points.items():

@@ -92,8 +92,9 @@ class Offers:
     def _make(self, failures: dict[OperatingPoint, Failures], samples: int) -> Menus:
         failed = frozenset(point for point, of in failures.items() if of.samples <= samples)
         outline, times = self._outlined(failed)
-        menus = outline.menus(times(samples), self._median, self.fixed, self._profile.power.watts / samples)
-        return menus._replace(answer_ms=self._profile.answer_ms(samples))
+        profile = self._profile
+        watts, answer_ms = profile.power.watts / samples, profile.answer_ms(samples)
+        return outline.menus(times(samples), self._median, self.fixed, watts, answer_ms)
 
     def _outline(self, failed: frozenset[OperatingPoint]) -> tuple[Outline, Callable[[int], FloatArray]]:
         """What is left without those points, and what gives its times."""

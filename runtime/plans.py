@@ -97,12 +97,10 @@ class Plans:
             self._loads.pop(oldest, None)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
-        # for who learns, these plans are renewed soon, when nobody waits
-        settles = (
-            _LATER if self._runner.learns else self._settled(menus, start.predicted_ms, budget, choice, start.load)
-        )
-        plan = self._plan(menus, start.predicted_ms, budget, choice, settles)
-        self._plans[budget_ms, id(start.predicted_ms)] = plan
+        finish_ms, settled = start.predicted_ms, _LATER
+        if not self._runner.learns:  # else plans are renewed soon, when nobody waits
+            settled = self._settled(menus, finish_ms, budget, choice, start.load)
+        self._plans[budget_ms, id(finish_ms)] = self._plan(menus, finish_ms, budget, choice, settled)
 
     def renew(self) -> None:
         """Plans for what is asked often, by what the model says now, and forgets all other plans."""
@@ -117,8 +115,7 @@ class Plans:
                     plan = self._plans.get(key)
                     is_valid = plan is not None and plan.menus is menus and plan.finish_ms is finish_ms
                     if plan is None or not is_valid or plan.settled is _LATER:
-                        slack_ms = budget.latency_ms - menus.answer_ms
-                        choice = runner.choose(menus.start, slack_ms, budget, finish_ms, load)
+                        choice = runner.choose(menus.start, budget.latency_ms, budget, finish_ms, load)
                         if isinstance(choice, Stop):  # never, with no exit in hand
                             continue
                         settled = self._settled(menus, finish_ms, budget, choice, load)
@@ -137,11 +134,11 @@ class Plans:
         exit, row, median = start.after[step], start.rows[step], runner.model.levels.index(0.5)
         if runner.looks_at_answers or not exit.menu.steps:
             return None
-        reached_ms = finish_ms[row, [0, median, -1]].tolist()
+        reached_ms = [ms - start.answer_ms for ms in finish_ms[row, [0, median, -1]].tolist()]
         onward_ms = runner.foretell(exit.menu, reached_ms[1], load)
         seen, spent_mj = tuple(exit.read(np.zeros((1, 1), np.float32))), float(start.energy_mj[row])
         for at_ms in reached_ms:
-            slack_ms = budget.latency_ms - menus.answer_ms - at_ms
+            slack_ms = budget.latency_ms - at_ms
             choice = runner.choose(exit.menu, slack_ms, budget, onward_ms, load, seen, spent_mj)
             if isinstance(choice, Stop):
                 return slack_ms, choice

@@ -97,16 +97,16 @@ class Runner:
         stand.at_s, stand.cpu_s = now
 
     def predict(self, stand: Stand) -> FloatArray:
-        """(steps, levels of the model) when the exits on the menu would be reached; `stand` keeps it."""
+        """(steps, levels of the model) when the exits on the menu would be answered by; `stand` keeps it."""
         ran_ms = (stand.cpu_s - stand.awake_cpu_s) * 1e3
         stand.load = load = self.sensors.now
         stand.predicted_ms = predicted_ms = self.foretell(stand.menu, ran_ms, load)
         return predicted_ms
 
     def foretell(self, menu: Menu, ran_ms: float, load: Load) -> FloatArray:
-        """(steps, levels of the model) when the exits of a menu would be reached, as the model says."""
+        """(steps, levels of the model) when the exits of a menu would be answered by, as the model says."""
         with self._learning:
-            return self.model.finish_ms(menu.idle_ms, ran_ms, load, menu.graphs)
+            return self.model.finish_ms(menu.answered_ms, ran_ms, load, menu.graphs)
 
     def ask(self, stand: Stand, deadline: float, budget: Budget, reached: Sequence[Reached]) -> list[Step | Stop]:
         """The policy's choice for each of the samples here, which isn't asked where nothing is left to choose.
@@ -146,7 +146,7 @@ class Runner:
         return menu.choose(self.policy, situation)
 
     def ends_ms(self, stand: Stand, step: Step) -> list[float]:
-        """By when the exits on a step's way, itself the last, are reached as good as surely: the highest level."""
+        """By when the exits on a step's way, itself the last, are answered by as good as surely: the highest level."""
         predicted_ms = self.predict(stand) if stand.predicted_ms is None else stand.predicted_ms
         latest_ms = predicted_ms[:, -1]
         return [latest_ms.item(row) for row in stand.menu.on_way[step]]
@@ -269,16 +269,17 @@ class Runner:
 
     def _ran(self, note: Note) -> Ran:
         """As the model is told of it."""
-        start, row = note.start, note.start.menu.rows[note.step]
+        start, menu = note.start, note.start.menu
+        row = menu.rows[note.step]
         return Ran(
             note.step,
-            start.menu.idle_ms[row],
+            menu.idle_ms[row],
             (start.cpu_s - start.awake_cpu_s) * 1e3,
             (note.end.cpu_s - start.cpu_s) * 1e3 if self.engine.in_caller else None,
             (note.end.at_s - start.at_s) * 1e3,
             start.load,
             note.cut_off,
-            None if start.predicted_ms is None else start.predicted_ms[row],
+            None if start.predicted_ms is None else start.predicted_ms[row] - menu.answer_ms,
             note.whole_path,
             note.graphs,
         )
