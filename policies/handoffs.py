@@ -2,13 +2,14 @@
 
 Stolen time then comes once per graph, however short that is: with a busy Python thread 5 ms, or 0.16 where it is asked
 to hand over after 0.1 (`sys.setswitchinterval`), and now and then many times as long. Others' turns come by how long a
-request has been running. So stolen time in steps where hardly a turn was to be expected tells the one from the other.
+request has been running. So stolen time in steps where hardly a turn was to be expected tells the one from the other,
+and so does any step that nothing was stolen from.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
+from math import exp, log
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from .situation import FloatArray
 _HELD = 0.75  # share of graphs that wait while there are handoffs; 0.66 to 0.93 did
 _SURE = 5.0  # log odds that nothing exceeds, so that little is needed to turn them
 _MOST_SAID = 3.5  # log odds that one step says at most: less than `_SURE`, so an outlier is forgotten
-_TELLING = 0.25  # steps in which more turns were to be expected say nothing
+_TELLING = 0.25  # steps in which more turns were to be expected don't bring handoffs, as loads jump
 _RAREST = 1e-3
 _KEPT = 300  # steps that count
 _PRIOR = (0.0, 1.0, 1.0, 2.0)  # waits that are added to those seen, in usual ones
@@ -53,11 +54,14 @@ class Presence:
         return abs(self.odds) >= _SURE
 
     def note(self, was_stolen: bool, turns: float, legs: int) -> None:
-        """A step that ran so many graphs; `turns`: of others that were to be expected in it without handoffs, >= 0."""
-        if turns > _TELLING:
+        """A step that ran so many graphs; `turns`: of others that were to be expected in it without handoffs, >= 0.
+
+        With handoffs, nothing is stolen where neither a graph waits nor a turn comes, which don't know of each other.
+        """
+        if was_stolen and turns > _TELLING and not self.now:
             return
-        turns, none_held = max(turns, _RAREST), (1 - _HELD) ** legs
-        said = log((1 - none_held) / turns) if was_stolen else log(none_held / (1 - turns))
+        no_turn, none_held = exp(-max(turns, _RAREST)), (1 - _HELD) ** legs
+        said = log((1 - none_held * no_turn) / (1 - no_turn)) if was_stolen else log(none_held)
         self.odds = min(_SURE, max(-_SURE, self.odds + min(_MOST_SAID, max(-_MOST_SAID, said))))
 
 

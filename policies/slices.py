@@ -90,14 +90,15 @@ class SliceModel(TimeModel):
         return next((known.study() for known in cells if known.is_worth_a_study), None)
 
     def _look_for_handoffs(self, ran: Ran) -> None:
-        """Only by steps that ended before a slice does: those that others' turns hardly ever come between."""
+        """Brought by steps that end before a slice does, which others' turns hardly ever come between; gone by any."""
         was_stolen = stolen_of(ran) > 0
         if not was_stolen and self._presence.at_rest:
             return
         known = self._class(ran.load)
         own_ms = float(ran.idle_ms[self._median]) * self._slowdown(known)
-        if ran.ran_ms + own_ms <= EARLY_MS:
-            self._presence.note(was_stolen, known.table.expected(own_ms, ran.ran_ms), ran.graphs)
+        if was_stolen and ran.ran_ms + own_ms > EARLY_MS and not self._presence.now:
+            return
+        self._presence.note(was_stolen, known.table.expected(own_ms, ran.ran_ms), ran.graphs)
 
     def _learn(self, noted: _Noted) -> None:
         ran, known = noted.ran, self._cell(noted.ran.load)

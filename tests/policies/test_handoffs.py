@@ -109,11 +109,25 @@ def test_handoffs_end_after_a_few_steps_without():
     assert not odds_after(*[True] * 50, False, False, legs=4)
 
 
-def test_steps_that_turns_are_expected_in_say_nothing():
+def test_steps_that_turns_are_expected_in_bring_no_handoffs():
     presence = Presence()
     for _ in range(100):
         presence.note(True, 0.5, 1)
     assert presence == Presence()
+
+
+def test_steps_that_turns_are_expected_in_end_handoffs_where_nothing_was_stolen_from_them():
+    presence = Presence(5.0)
+    for was_stolen in [False, True, False, False] * 3:
+        presence.note(was_stolen, 0.5, 1)
+    assert not presence.now
+
+
+def test_handoffs_stay_while_long_steps_are_mostly_held_up():
+    presence = Presence(5.0)
+    for was_stolen in [True, True, True, True, True, False] * 20:
+        presence.note(was_stolen, 0.5, 1)
+        assert presence.now
 
 
 @pytest.mark.parametrize("graphs", [1, 2, 5])
