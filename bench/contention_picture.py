@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .contention_comparisons import BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
 from .contention_contestants import ALERT, FULL, FULL_FP32, OURS, PROFILE, SMALLEST, SWITCHED
 from .contention_load import ENVIRONMENTS
-from .contention_report import BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
 
 # who is drawn, how, and the name in the legend; everybody else is in the JSON alone
 STYLES = {

@@ -4,28 +4,28 @@ Wrong or late answers are counted as expected over the whole test (`Outcome.expe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..policies.situation import OperatingPoint
-from .contention_contestants import (
-    AGAIN,
-    ALERT,
-    BOTH,
-    BY_EXIT,
-    FULL,
-    FULL_FP32,
-    ONWARD,
-    OURS,
-    PRIORITISED,
-    PROFILE,
-    SMALLEST,
-    SUBMITTED,
-    SWITCHED,
+from .contention_comparisons import (
+    BEST_FIXED,
+    BEST_HERE,
+    CLAIRVOYANT,
+    COMPARISONS,
+    COUNTED,
+    FAILED,
+    HERE_BY_ALL,
+    MET,
+    PHASE_BY_ALL,
+    PHASE_ORACLE,
+    Comparison,
 )
+from .contention_contestants import ONWARD, SWITCHED
 from .contention_rounds import Round
 from .contention_statistics import (
     RESAMPLES,
@@ -35,6 +35,7 @@ from .contention_statistics import (
     Ratio,
     Resampled,
     best_in_hindsight,
+    best_of_phases,
     clairvoyant,
     ratio,
 )
@@ -42,9 +43,6 @@ from .recordings import Route
 from .report import FloatArray, Row, spread
 from .train_statistics import interval, resample
 
-BEST_FIXED, BEST_HERE = "best fixed point", "best fixed point of each environment"
-PHASE_ORACLE, CLAIRVOYANT = "phase oracle", "clairvoyant"
-MET, FAILED, COUNTED = "deadlines met", "wrong or late", "wrong or late, counted"
 LATE_MS = 2.0
 
 
@@ -72,54 +70,6 @@ class Known:
         """(rounds,) the same of the points that a contestant answered at; 1 where it didn't."""
         of = self.switched if name == SWITCHED else dict(zip(self.points, self.error.tolist(), strict=True))
         return np.array([1.0 if point is None else of[point] for point in answered])
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One contestant's count over another's, all rounds or those of one environment; a goal as `Row` has it."""
-
-    figure: str
-    ours: str
-    theirs: str
-    count: str = FAILED
-    at_most: float | None = None
-    at_least: float | None = None
-    environment: str | None = None
-    note: str = ""
-
-
-GOALS = (
-    Comparison("deadlines met over the smallest network's", OURS, SMALLEST, MET, at_least=0.99),
-    Comparison("wrong or late over the phase oracle's", OURS, PHASE_ORACLE, at_most=1.02),
-    Comparison(
-        "wrong or late over the best fixed point's, bursts", OURS, BEST_HERE, at_most=1.0, environment="bursts",
-        note="a point for each deadline, chosen in hindsight for the bursts",
-    ),
-    Comparison(
-        "wrong or late over the best fixed point's, all environments", OURS, BEST_FIXED, at_most=1.0,
-        note="a point for each deadline, chosen in hindsight, the same in all environments",
-    ),
-    Comparison(
-        "wrong or late over the switched networks'", OURS, SWITCHED, at_most=1.0,
-        note=f"which have the policy and the time model of {OURS!r}",
-    ),
-)  # fmt: skip
-COMPARISONS = (
-    *(replace(goal, figure=goal.figure + ending, ours=who) for who, ending in BOTH.items() for goal in GOALS),
-    Comparison("deadlines met over those with the profile alone", OURS, PROFILE, MET),
-    Comparison("wrong or late over those with the profile alone", OURS, PROFILE),
-    Comparison("deadlines met, smallest network over itself (chance)", AGAIN, SMALLEST, MET),
-    Comparison("wrong or late, smallest network over itself (chance)", AGAIN, SMALLEST),
-    Comparison("wrong or late over the full network's", OURS, FULL),
-    Comparison("wrong or late over the full network's, fp32", OURS, FULL_FP32),
-    Comparison("wrong or late over those exit by exit", OURS, BY_EXIT),
-    Comparison("wrong or late over the smallest network's", OURS, SMALLEST),
-    Comparison("wrong or late over those of alert with its scalar filter", OURS, ALERT),
-    Comparison("wrong or late over the clairvoyant's, whom nobody can reach", OURS, CLAIRVOYANT),
-    Comparison("wrong or late, submitted over inferred", SUBMITTED, OURS),
-    Comparison("wrong or late, high priority over normal", PRIORITISED, SUBMITTED),
-    Comparison("deadlines met, high priority over normal", PRIORITISED, SUBMITTED, MET),
-)  # fmt: skip
 
 
 class Table:
@@ -162,10 +112,15 @@ class Table:
     def _choices(self) -> dict[str, NDArray[np.integer]]:
         here = [(now.environment, now.deadline_ms) for now in self.rounds]
         phases = [(now.phase, now.deadline_ms) for now in self.rounds]
+        by_all = partial(
+            best_of_phases, deadline_ms=self.deadline_ms, reached_ms=self.reached_ms, error=self.known.error
+        )
         return {
             BEST_FIXED: best_in_hindsight(self.deadline_ms.tolist(), self.points),
             BEST_HERE: best_in_hindsight(here, self.points),
+            HERE_BY_ALL: by_all(self.environments),
             PHASE_ORACLE: best_in_hindsight(phases, self.points),
+            PHASE_BY_ALL: by_all([now.phase for now in self.rounds]),
             CLAIRVOYANT: clairvoyant(self.reached_ms, self.deadline_ms, self.known.accuracy),
         }
 

@@ -59,6 +59,25 @@ def best_in_hindsight(groups: Sequence[Hashable], points: Outcome) -> Numbers:
     return chosen
 
 
+def best_of_phases(
+    phases: Sequence[Hashable], deadline_ms: FloatArray, reached_ms: FloatArray, error: FloatArray
+) -> Numbers:
+    """(rounds,) as `best_in_hindsight` for each phase and deadline, but chosen by all rounds of the phase.
+
+    Any round says what would have come of any deadline; in the few that had this one, some point is always lucky.
+
+    phases, deadline_ms: (rounds,). reached_ms: (rounds, points). error: (points,) the share that each gets wrong.
+    """
+    chosen = np.zeros(len(phases), np.intp)
+    for phase in set(phases):
+        members = np.array([other == phase for other in phases])
+        for limit_ms in np.unique(deadline_ms[members]):
+            late = reached_ms[members] > limit_ms
+            expected = np.where(late, 1.0, error).sum(axis=0)
+            chosen[members & (deadline_ms == limit_ms)] = np.lexsort((late.sum(axis=0), expected))[0]
+    return chosen
+
+
 def clairvoyant(reached_ms: FloatArray, deadline_ms: FloatArray, accuracy: FloatArray) -> Numbers:
     """(rounds,) the most accurate point reached by the deadline; -1 where none was.
 

@@ -14,6 +14,14 @@ pytest.importorskip("sklearn", reason="digits come with scikit-learn")
 
 from stretto.bench import contention, contention_rounds
 from stretto.bench.contention import Asked, Files, deadlines_of, run
+from stretto.bench.contention_comparisons import (
+    BEST_FIXED,
+    BEST_HERE,
+    CLAIRVOYANT,
+    HERE_BY_ALL,
+    PHASE_BY_ALL,
+    PHASE_ORACLE,
+)
 from stretto.bench.contention_contestants import (
     AGAIN,
     ALERT,
@@ -34,7 +42,6 @@ from stretto.bench.contention_contestants import (
 )
 from stretto.bench.contention_costs import idle_p99_ms
 from stretto.bench.contention_load import ENVIRONMENTS
-from stretto.bench.contention_report import BEST_FIXED, BEST_HERE, CLAIRVOYANT, PHASE_ORACLE
 from stretto.bench.contention_rounds import Effort
 from stretto.bench.contention_switched import SwitchedEngine, by_width, find_controls, merge
 from stretto.bench.recordings import Recording
@@ -51,7 +58,7 @@ from ..runtime.fakes import set_profile
 from ..runtime.toy import toy_bundle
 
 DIGITS = {"shape": (1, 8, 8), "classes": 10, "precisions": ("fp32", "int8")}
-HINDSIGHT = {BEST_FIXED, BEST_HERE, PHASE_ORACLE, CLAIRVOYANT}
+HINDSIGHT = {BEST_FIXED, BEST_HERE, HERE_BY_ALL, PHASE_ORACLE, PHASE_BY_ALL, CLAIRVOYANT}
 EVERYBODY = {
     OURS,
     PROFILE,

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stretto.bench.contention_comparisons import BEST_FIXED, CLAIRVOYANT, GOALS, PHASE_ORACLE
 from stretto.bench.contention_contestants import AGAIN, FULL, ONWARD, OURS, PROFILE, SMALLEST, SWITCHED
 from stretto.bench.contention_report import (
-    BEST_FIXED,
-    CLAIRVOYANT,
-    GOALS,
-    PHASE_ORACLE,
     Known,
     Table,
     comparison_rows,

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from stretto.bench.contention_statistics import BLOCK_ROUNDS, Outcome, Resampled, best_in_hindsight, clairvoyant, ratio
+from stretto.bench.contention_statistics import (
+    BLOCK_ROUNDS,
+    Outcome,
+    Resampled,
+    best_in_hindsight,
+    best_of_phases,
+    clairvoyant,
+    ratio,
+)
 
 
 def outcome(late: list[list[int]], right: list[list[int]]) -> Outcome:
@@ -36,6 +44,14 @@ def test_finer_groups_never_fail_more_often(late: np.ndarray, right: np.ndarray,
     coarse = points.pick(best_in_hindsight([0] * 12, points)).failed.sum()
     fine = points.pick(best_in_hindsight(phases.tolist(), points)).failed.sum()
     assert fine <= coarse == points.failed.sum(axis=0).min()
+
+
+def test_best_of_phases_is_chosen_by_rounds_of_other_deadlines_too() -> None:
+    reached = np.array([[4.0, 1.0], [9.0, 1.0], [9.0, 1.0], [9.0, 1.0]])
+    deadline, error = np.array([5.0, 20.0, 20.0, 5.0]), np.array([0.1, 0.5])
+    chosen = best_of_phases(["calm", "calm", "calm", "busy"], deadline, reached, error)
+    assert chosen.tolist() == [1, 0, 0, 1]  # by its own round alone, the first would be 0, which was lucky
+    assert best_in_hindsight([0, 1, 1, 2], Outcome.of(reached > deadline[:, None], reached < 0, error))[0] == 0
 
 
 def test_clairvoyant_takes_the_most_accurate_exit_reached_in_time_and_is_late_where_there_is_none() -> None:
