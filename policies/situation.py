@@ -24,7 +24,8 @@ class Step(NamedTuple):
     """Running stages `first` … `depth` in one go, ending at exit `depth`.
 
     `first` is 0 for a request that has run nothing yet (the stem, stage 0, is then part of the step) and d + 1 for
-    one that stands at exit d. Exits between `first` and `depth` are not computed.
+    one that stands at exit d. Exits between `first` and `depth` are not computed. To depth 0 runs the stem and the
+    router, whose logits are no classes' but say of every point how likely it is right.
     """
 
     first: int

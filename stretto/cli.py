@@ -1,6 +1,5 @@
 """The command `stretto`: one thin function a verb."""
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from . import console as show
 from .cli_bench import bench
+from .cli_router import router
 
 if TYPE_CHECKING:
     from .policies.situation import OperatingPoint
@@ -22,11 +22,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="""\
-One trained network, answered at any width and any depth, in time.""",
+    help="One trained network, answered at any width and any depth, in time.",
 )
 app.add_typer(bench, name="bench")
-out = show.OUT
+app.command()(router)
+out, _write = show.OUT, show.write_json
 # a missing module → the extra that brings it
 EXTRAS = {
     "torch": "train", "onnx": "train", "onnxscript": "train", "PIL": "train", "sklearn": "train", "fastapi": "serve",
@@ -292,9 +292,3 @@ def _exits(text: str) -> Any:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         return tuple(text.split(","))
-
-
-def _write(path: Path | None, report: Any) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
