@@ -181,16 +181,17 @@ def correct_head(head: RouterHead, exam: Lesson) -> dict[str, float]:
 
 
 def _orders(count: int, options: RouterOptions, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Positions of each batch of each epoch."""
+    """Positions of each batch of each epoch; batch norms have nothing to learn from a last one of one sample."""
     for _ in range(options.epochs):
-        yield from torch.randperm(count, generator=generator).split(options.batch)
+        yield from (at for at in torch.randperm(count, generator=generator).split(options.batch) if len(at) > 1)
 
 
 def _lesson(draft: Bundle, head: RouterHead, loader: Loader, what: str, tell: Tell) -> Lesson:
     """What the bundle's points answer to these samples, and the cells of the stem's features."""
     logits, labels = every_logits(draft, loader, partial(told, what, tell=tell))
     right = np.stack([logits[point].argmax(1) == labels for point in draft.routed], axis=1)
-    engine, step, cells = make_engine("onnx", draft), draft.manifest.router_step(), []
+    engine, step = make_engine("onnx", draft), draft.manifest.router_step()
+    cells: list[torch.Tensor] = []
     try:
         for x, _ in told(f"{what} stem", loader, tell):
             cells.append(head.pooled(_tensor(engine.run(step, x)[1])).half())

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .errors import ExportError
-from .fold import ScaleShift
 from .supernet.cuts import macs
 from .supernet.trace import trace
 
@@ -32,12 +31,16 @@ class RouterHead(nn.Module):
         cells: along each axis, about.
     """
 
+    mean: torch.Tensor
+    spread: torch.Tensor
+
     def __init__(self, shape: tuple[int, ...], points: int, channels: int, cells: int) -> None:
         super().__init__()
         inputs, height, width = shape[0], shape[1] if len(shape) > 1 else 1, prod(shape[2:])
         self._image = None if len(shape) == 3 else (inputs, height, width)
         self.cells = nn.AvgPool2d((max(1, height // cells), max(1, width // cells)))
-        self.standard = ScaleShift(np.ones(inputs, np.float32), np.zeros(inputs, np.float32))
+        self.register_buffer("mean", torch.zeros(inputs, 1, 1))
+        self.register_buffer("spread", torch.ones(inputs, 1, 1))
         self.body = nn.Sequential(
             *_separable(inputs, channels, 1), *_separable(channels, channels, 2), *_separable(channels, channels, 1)
         )
@@ -60,14 +63,13 @@ class RouterHead(nn.Module):
 
     def summary(self, cells: torch.Tensor) -> torch.Tensor:
         """(samples, channels): what the last layer judges by."""
-        found: torch.Tensor = self.body(self.standard(cells)).mean((2, 3))
+        found: torch.Tensor = self.body((cells - self.mean) / self.spread).mean((2, 3))
         return found
 
     def standardise(self, cells: torch.Tensor) -> None:
         """Makes each channel of these cells have mean 0 and deviation 1 where the convolutions take it."""
         std, mean = torch.std_mean(cells.float(), (0, 2, 3))
-        self.standard.scale = 1 / (std + _SMALL)
-        self.standard.shift = -mean / (std + _SMALL)
+        self.mean, self.spread = mean[:, None, None], std[:, None, None] + _SMALL
 
     def correct(self, slopes: NDArray[np.floating], offsets: NDArray[np.floating]) -> None:
         """Makes log-odds `slopes` times what they were, plus `offsets`; (points,) each."""

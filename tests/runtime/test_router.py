@@ -81,7 +81,7 @@ def test_every_step_is_as_without_a_router(toy, tmp_path):
 def test_session_on_a_bundle_with_a_router_answers_as_ever(toy):
     with load(toy.path, policy=toy.manifest.points[-1].point) as session:
         answer = session.infer(toy.samples(1)[0])
-        assert_allclose(answer.seen[-1].logits, toy.logits(toy.samples(1), 3, 1.0)[0], atol=1e-5)
+        assert_allclose(answer.seen.logits, toy.logits(toy.samples(1), 3, 1.0)[0], atol=1e-5)
 
 
 def test_bundle_without_a_router_says_so(tmp_path):
