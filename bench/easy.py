@@ -24,6 +24,7 @@ from .easy_curves import PLAIN, Curve, Sides, all_curves, cheapest, full_point
 from .easy_drift import CHANGES, Seen, drift_rows
 from .easy_guarantee import guarantee_rows
 from .easy_picture import draw
+from .easy_router import ROUTER, chances_on, router_curve
 from .easy_rows import (
     LOST,
     MIDDLES,
@@ -57,12 +58,16 @@ class Asked:
 
 
 class Known(NamedTuple):
-    """Of the samples that choose (fit) and of the test's: logits by point, and labels; `pixels`: the test's."""
+    """Of the samples that choose (fit) and of the test's: logits by point, and labels; `pixels`: the test's.
+
+    `chances`: of both, what a router says; None: there is none.
+    """
 
     points: tuple[PointRecord, ...]
     logits: tuple[Logits, Logits]
     labels: Sides
     pixels: NDArray[np.uint8]
+    chances: Sides | None = None
 
 
 def run(
@@ -77,6 +82,11 @@ def run(
     fresh = fresh_samples(Bundle.open(asked.bundle), asked.data, asked.splits, tell=tell)
     known = learn(fresh, asked, tell)
     curves = all_curves(known.points, known.logits, known.labels)
+    if known.chances is not None:
+        curves += [
+            router_curve(fresh.bundle, precision, known.logits, known.labels, known.chances)
+            for precision in fresh.bundle.manifest.precisions
+        ]
     rows: list[Row] = []
     report: dict[str, Any] = {
         "bench": "easy",
@@ -114,7 +124,8 @@ def learn(fresh: Fresh, asked: Asked, tell: Tell) -> Known:
         logits_on(bundle, fit.x, fit.y, progress=lambda done: tell("those that choose", done, len(fit))),
         logits_on(bundle, pixels, labels, progress=lambda done: tell("test", done, len(labels))),
     )
-    return Known(bundle.manifest.points, logits, Sides(fit.y, labels), pixels)
+    chances = chances_on(bundle, (fit.x, pixels), tell)
+    return Known(bundle.manifest.points, logits, Sides(fit.y, labels), pixels, chances)
 
 
 def measure_precision(
@@ -135,6 +146,9 @@ def measure_precision(
     rows = [row for who, pick in picks.items() for row in saved_rows(who, pick, last.macs, right.test, about)]
     rows.append(equal_macs_row(mine, chain, "of the full width's exits", last.macs, about))
     rows.append(equal_macs_row(mine, plain, "of any width and depth", last.macs, about))
+    routed = [curve for curve in mine if curve.family == ROUTER]
+    if routed:
+        rows.append(equal_macs_row(routed, chain, "of the full width's exits", last.macs, about, "of the router "))
     inputs = bundle.manifest.input.prepare(known.pixels)
     with Bench(bundle.only([precision]), tell) as bench:
         points = [point for point in records if point.precision == precision]

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from .easy_curves import ESCALATION
+from .easy_router import ROUTER
 
-COLORS = {"probability": "tab:blue", "margin": "tab:cyan", "entropy": "tab:purple", "patience": "tab:pink"}
+COLORS = {
+    "probability": "tab:blue", "margin": "tab:cyan", "entropy": "tab:purple", "patience": "tab:pink",
+    ROUTER: "tab:red",
+}  # fmt: skip
 ESCALATED = "tab:orange"
 STYLES = ("-", "--", ":", "-.")
 
@@ -35,7 +39,7 @@ def _panel(axes: Any, about: Mapping[str, Any]) -> None:
     """Each family by the best that it can be set to at any time."""
     for line in about["lines"]:
         rule = line["family"].removeprefix(ESCALATION)
-        style = STYLES[list(COLORS).index(rule)] if line["family"] != rule else "-"
+        style = "-" if line["family"] == rule else STYLES[list(COLORS).index(rule)]
         color = COLORS[rule] if line["family"] == rule else ESCALATED
         axes.plot(line["ms"], [100 * right for right in line["accuracy"]], style, color=color, label=line["family"])
     fixed = sorted(about["fixed"], key=lambda one: one["ms"])

@@ -47,10 +47,13 @@ def saved_rows(who: str, pick: Pick, full_macs: int, reference: NDArray[np.bool_
     ]  # fmt: skip
 
 
-def equal_macs_row(curves: Sequence[Curve], plain: Sequence[Curve], whose: str, full_macs: int, about: str) -> Row:
+def equal_macs_row(
+    curves: Sequence[Curve], plain: Sequence[Curve], whose: str, full_macs: int, about: str, who: str = ""
+) -> Row:
     """Accuracy over thresholds on the highest probability at equal MACs, mean over shares of the full network's.
 
-    Either is the best that those that choose find within a share. `whose`: what the plain thresholds are of.
+    Either is the best that those that choose find within a share. `who`: what the curves are of, nothing for all;
+    `whose`: what the plain thresholds are of.
     """
     found = []
     for share in SHARES:
@@ -70,7 +73,7 @@ def equal_macs_row(curves: Sequence[Curve], plain: Sequence[Curve], whose: str, 
     each = [np.mean([pick.right for pick in side], axis=0) for side in list(zip(*found, strict=True))[1:]]
     mean = gain(*each)
     return Row(
-        f"accuracy over thresholds on the highest probability {whose}, at equal MACs", about, mean["mean"], "",
+        f"accuracy {who}over thresholds on the highest probability {whose}, at equal MACs", about, mean["mean"], "",
         at_least=GAINED, spread=mean, control={"all": rows}, note="mean over shares of the full network's MACs",
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from ..policies.alert import Alert
 from ..policies.escalate import Escalate
 from ..policies.exits import Rule
 from ..policies.fixed import Fixed
+from ..policies.route import Route
 from ..policies.situation import Evidence, OperatingPoint, Policy
 from ..runtime.answer import Answer
 from ..runtime.bundle import Bundle
@@ -22,7 +23,9 @@ from ..runtime.engines import Engine, make_engine
 from ..runtime.measure import measure_profile
 from ..runtime.profile import Profile
 from ..runtime.session import Session
-from .easy_curves import ESCALATION, Curve, Pick, Route, Times
+from .easy_curves import ESCALATION, Curve, Pick, Times
+from .easy_curves import Route as Exits
+from .easy_router import ROUTER, Through
 from .report import FloatArray, interleaved
 
 BATCH = 32
@@ -73,7 +76,7 @@ class Bench:
         """Of one sample, `x`: along the routes of the curves, and to the points."""
         routes = {route: curve for curve in curves for route in curve.routes}
         adaptive = {("adaptive", route): self._along(route, curve) for route, curve in routes.items()}
-        policies: dict[tuple[str, Route], Policy] = {("fixed", (point,)): Fixed(point) for point in points}
+        policies: dict[tuple[str, Exits], Policy] = {("fixed", (point,)): Fixed(point) for point in points}
         tasks = {name: partial(self._open(policy).infer, x) for name, policy in (policies | adaptive).items()}
         times = interleaved(tasks, ROUTE_ROUNDS, ROUTE_CALLS, tell=partial(self._tell, "times"))
         median = {name: float(np.median(each)) for name, each in times.items()}
@@ -101,8 +104,10 @@ class Bench:
     def _open(self, policy: Policy) -> Session:
         return self._stack.enter_context(Session(self._bundle, self._engine, policy, self._profile))
 
-    def _along(self, route: Route, curve: Curve) -> Policy:
+    def _along(self, route: Exits, curve: Curve) -> Policy:
         """Ends where the route does, whatever the input; looks where a rule of the curve would."""
+        if curve.family == ROUTER:
+            return Through(route[-1])
         if curve.family.startswith(ESCALATION):
             return Escalate(curve.routes[0][0], StopAt(0 if len(route) == 1 else route[0].depth + 1))
         return Fixed(route[0]._replace(depth=self._full.depth), StopAt(route[0].depth))
@@ -116,6 +121,8 @@ def in_batches(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 def policy_of(pick: Pick) -> Policy:
     """What goes as a pick did."""
     curve = pick.curve
+    if curve.family == ROUTER:
+        return Route(pick.threshold)
     rule: Rule = make_exit_rule(curve.family.removeprefix(ESCALATION), threshold=pick.threshold)
     if curve.family.startswith(ESCALATION):
         return Escalate(curve.routes[0][0], rule, Alert())

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policies.escalate import Escalate, first_of
 from ..policies.exits import Rule, as_rule
 from ..policies.fixed import Fixed
-from ..policies.situation import OperatingPoint
+from ..policies.route import Route, routes
+from ..policies.situation import OperatingPoint, Policy
 from ..runtime.answer import Answer
 from ..runtime.bundle import Bundle
 from ..runtime.certified import certified_rule
@@ -29,14 +31,15 @@ Asked = float | tuple[float, ...] | Literal["calibrated"] | None
 
 
 class Adaptive(NamedTuple):
-    """Requests that go to the final exit of one width and precision unless an exit before is sure.
+    """Requests without a deadline, as a policy has them.
 
-    `rule`: None for no early exits; `says`: it and its threshold, as the report has them.
+    `width`: where they go unless an exit before is sure, or where they look first; None where any may be chosen;
+    `says`: the policy's rule and its threshold, as the report has them; empty for none.
     """
 
-    width: float
+    width: float | None
     precision: str
-    rule: Rule | None
+    policy: Policy
     says: dict[str, Any]
 
 
@@ -94,24 +97,45 @@ def _point(bundle: Bundle, profile: Profile, point: OperatingPoint, right: float
 
 
 def contestants(bundle: Bundle, confidence: Asked) -> list[Adaptive]:
-    """The full network, then every width and precision with a rule; of certified thresholds, those that have one.
+    """The full network, then every width and precision with a rule, escalation, and the router where there is one.
+
+    Of certified thresholds, the widths and precisions that have one.
 
     Raises:
         ValueError: the confidence is out of range, or the calibrated one of a bundle that has none.
     """
     has = bundle.manifest
-    full = Adaptive(has.widths[-1], "fp32" if "fp32" in has.precisions else has.precisions[0], None, {})
+    full = _to_the_end(has, has.widths[-1], "fp32" if "fp32" in has.precisions else has.precisions[0], None, {})
     if confidence == CALIBRATED:
         chosen_rule(confidence, bundle)  # which refuses a bundle that has none
     elif confidence is not None or has.certified is None:
-        return [full, *_alike(has, CONFIDENCE if confidence is None else confidence)]
+        threshold = CONFIDENCE if confidence is None else confidence
+        return [full, *_alike(has, threshold), *_across(bundle, threshold)]
     return [full, *_certified(has)]
 
 
 def _alike(has: Manifest, confidence: float | tuple[float, ...]) -> Iterator[Adaptive]:
     rule, says = as_rule(confidence), {"rule": "probability", "threshold": confidence}
     for precision, width in product(has.precisions, has.widths):
-        yield Adaptive(width, precision, rule, says)
+        yield _to_the_end(has, width, precision, rule, says)
+
+
+def _across(bundle: Bundle, confidence: float | tuple[float, ...]) -> Iterator[Adaptive]:
+    """What may answer at any width."""
+    has = bundle.manifest
+    if isinstance(confidence, float) and len(has.widths) > 1:
+        for precision in has.precisions:
+            first = OperatingPoint(has.widths[0], has.depths, precision)
+            says = {"rule": "escalation", "threshold": confidence}
+            yield Adaptive(first.width, precision, Escalate(first, confidence), says)
+    if bundle.routed:
+        routing = Route()
+        says = {"rule": "router", "threshold": routing.enough}
+        yield Adaptive(None, ", ".join(has.precisions), routing, says)
+
+
+def _to_the_end(has: Manifest, width: float, precision: str, rule: Rule | None, says: dict[str, Any]) -> Adaptive:
+    return Adaptive(width, precision, Fixed(OperatingPoint(width, has.depths, precision), rule), says)
 
 
 def _certified(has: Manifest) -> Iterator[Adaptive]:
@@ -119,7 +143,7 @@ def _certified(has: Manifest) -> Iterator[Adaptive]:
         rules = certified_rule(has.certified).rules
         for way in (way for way in has.certified.ways if way.precision in has.precisions):
             says = {"rule": has.certified.rule, "threshold": way.threshold}
-            yield Adaptive(way.width, way.precision, rules[way.width, way.precision], says)
+            yield _to_the_end(has, way.width, way.precision, rules[way.width, way.precision], says)
 
 
 def _adaptive(
@@ -133,12 +157,10 @@ def _adaptive(
 ) -> list[dict[str, Any]]:
     """A row for each contestant, the full network first; they take turns in every sample."""
     asked = contestants(bundle, confidence)
-    depths = bundle.manifest.depths
-    policies = [Fixed(OperatingPoint(one.width, depths, one.precision), one.rule) for one in asked]
     answers: list[list[Answer]] = [[] for _ in asked]
     times_ms: list[list[float]] = [[] for _ in asked]
     with ExitStack() as stack:
-        sessions = [stack.enter_context(Session(bundle, runner, policy, profile)) for policy in policies]
+        sessions = [stack.enter_context(Session(bundle, runner, one.policy, profile)) for one in asked]
         for i, image in enumerate(pixels):
             x = bundle.manifest.input.prepare(image)
             for turn in range(len(asked)):
@@ -149,26 +171,43 @@ def _adaptive(
             if i % BATCH == 0 or i + 1 == len(labels):
                 tell("adaptive", i + 1, len(labels))
     full = np.array([answer.index for answer in answers[0]])
-    rows = [_row(bundle, labels, full, given, np.array(ms)) for given, ms in zip(answers, times_ms, strict=True)]
+    rows = [
+        _row(bundle, one.policy, labels, full, given, np.array(ms))
+        for one, given, ms in zip(asked, answers, times_ms, strict=True)
+    ]
     named = [{"width": one.width, "precision": one.precision, **one.says} for one in asked]
     return [name | row for name, row in zip(named, rows, strict=True)]
 
 
 def _row(
-    bundle: Bundle, labels: NDArray[np.int64], full: NDArray[np.int64], answers: list[Answer], times_ms: NDArray[Any]
+    bundle: Bundle,
+    policy: Policy,
+    labels: NDArray[np.int64],
+    full: NDArray[np.int64],
+    answers: list[Answer],
+    times_ms: NDArray[Any],
 ) -> dict[str, Any]:
     """`full`: what the full network answers."""
     found = np.array([answer.index for answer in answers])
     share = float((found == labels).mean())
     ends = [answer.exits[-1] for answer in answers]
-    points = [answer.point for answer in answers]
-    macs = [bundle.point(p.width, depth, p.precision).macs for p, depth in zip(points, ends, strict=True)]
     return {
         "accuracy": share,
         "accuracy_error": sqrt(share * (1 - share) / len(found)),
         "disagreement": float((found != full).mean()),
-        "macs": float(np.mean(macs)),
+        "macs": float(np.mean([macs_of(bundle, policy, answer) for answer in answers])),
         "exits": {str(depth): ends.count(depth) / len(ends) for depth in range(1, bundle.manifest.depths + 1)},
         "depth": float(np.mean(ends)),
         "latency_ms": {"mean": float(times_ms.mean()), "p50": float(np.median(times_ms))},
     }
+
+
+def macs_of(bundle: Bundle, policy: Policy, answer: Answer) -> int:
+    """Of all that was computed for an answer, without a deadline."""
+    (width, _, precision), exits = answer.point, answer.exits
+    macs = bundle.point(width, exits[-1], precision).macs
+    again = next((at for at in range(1, len(exits)) if exits[at] <= exits[at - 1]), None)
+    first = first_of(policy)
+    if again is not None and first is not None:
+        macs += bundle.point(first.width, exits[again - 1], first.precision).macs
+    return macs + (bundle.manifest.provenance["router"]["macs"] if routes(policy) else 0)

@@ -21,6 +21,7 @@ POLICIES = {
     "escalate": ".escalate:Escalate",
     "fixed": ".fixed:Fixed",
     "oracle": ".oracle:Oracle",
+    "route": ".route:Route",
 }
 EXIT_RULES = {
     "entropy": ".exits:EntropyRule",

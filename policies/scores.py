@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating]
 
 _FEW = 64  # classes
+_SURE = 30.0  # log-odds beyond which nothing changes
 _FAR = -1e3  # temperatures below the highest logit, where a probability is 0 and its logarithm still a number
 
 
@@ -19,6 +20,12 @@ def calibrated_scores(logits: FloatArray, temperature: float = 1.0) -> FloatArra
     # the largest becomes 0: exp can't overflow
     scores = np.exp((logits - logits.max(axis=-1, keepdims=True)) / logits.dtype.type(temperature))
     return scores / scores.sum(axis=-1, keepdims=True)
+
+
+def probabilities(odds: FloatArray) -> FloatArray:
+    """Of log-odds, any shape."""
+    chances: FloatArray = 1 / (1 + np.exp(-np.clip(odds, -_SURE, _SURE)))
+    return chances
 
 
 def highest_score(logits: FloatArray, temperature: float) -> tuple[int, float]:

@@ -24,7 +24,8 @@ class Step(NamedTuple):
     """Running stages `first` … `depth` in one go, ending at exit `depth`.
 
     `first` is 0 for a request that has run nothing yet, or starts again (the stem, stage 0, is then part of the step),
-    and d + 1 for one that goes on from exit d. Exits between `first` and `depth` are not computed.
+    and d + 1 for one that goes on from exit d. Exits between `first` and `depth` are not computed. To depth 0 runs the
+    stem and the router, whose logits are no classes' but say of every point how likely it is right.
     """
 
     first: int
@@ -55,7 +56,8 @@ class Evidence(NamedTuple):
     """What one exit said about one input.
 
     `logits`: (classes,); `temperature`: what divides them, > 0; `top`: the number of the most probable class;
-    `confidence`: its calibrated probability; `accuracy`: the exit's held-out accuracy, in [0, 1].
+    `confidence`: its calibrated probability; `accuracy`: the exit's held-out accuracy, or on this input, where a router
+    said that, in [0, 1].
     """
 
     point: OperatingPoint
@@ -79,10 +81,12 @@ class Situation:
         slack_ms: deadline minus now; negative once the deadline is past, infinity without one.
         budget: what the request allowed when it arrived.
         evidence: exits reached so far, oldest first; empty before the first.
-        steps: what can run now, in a fixed order; empty at the end of the network.
+        steps: what can run now, in a fixed order; empty at the end of the network. Routers, to depth 0, are only there
+            for policies with an attribute `routes` that is true.
         finish_ms: (steps, levels) time from now until that step's exit is reached, one column a quantile level.
         levels: (levels,) the quantile levels of `finish_ms`, ascending, in (0, 1).
-        accuracy: (steps,) accuracy expected at that step's exit, in [0, 1].
+        accuracy: (steps,) accuracy expected at that step's exit, in [0, 1]: held out, or on this input, where a router
+            said that; 0 of a router.
         queue_length: other requests waiting on the same device.
         load: share of the device that others use, in [0, 1]; None where it isn't known.
         energy_mj: (steps,) energy expected from now until that step's exit; None where it isn't known, and for policies

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ..policies.situation import Evidence, OperatingPoint, Step, Stop
-from .course import Course, Request
+from .course import Course, Request, depths_of
 from .engines.cut import CutOff
 from .inputs import Samples
 from .offers import Offers
@@ -65,11 +65,12 @@ class BatchRun(Course):
         except Failed as failed:
             return self._fall_back(group, failed)
         self._pass(group)
-        self._see(group, evidence)
+        if evidence:  # a router says nothing
+            self._see(group, evidence)
         return self._part(stand, group.samples, exit.point)
 
     def _pass(self, group: Group) -> None:
-        depths = [exit.point.depth for exit, _ in group.stand.passed]
+        depths = depths_of(group.stand.passed)
         for sample in group.samples:
             self.exits[sample] += depths
             self.spent_mj[sample] = group.stand.spent_mj
@@ -83,7 +84,8 @@ class BatchRun(Course):
         """The step ended early: the exits on its way are those in hand; the last of them."""
         at = group.at
         for exit, logits in group.stand.passed:
-            self._see(group, exit.read(logits))
+            if evidence := exit.read(logits, group.stand.chances):
+                self._see(group, evidence)
             at = exit.point
         self._pass(group)
         return at
@@ -117,6 +119,7 @@ class BatchRun(Course):
         if step not in menu.rows:  # the engine failed there, in another request, since this one chose it
             menu = stand.menu
         part = Stand(stand.x[rows], menu, stand.at_s, stand.cpu_s, stand.awake_cpu_s, spent_mj=stand.spent_mj)
+        part.chances = None if stand.chances is None else stand.chances[rows]
         self._runner.predict(part)
         return part
 

@@ -22,11 +22,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from ..policies.situation import Step
+from ..policies.situation import OperatingPoint, Step
 from .errors import BundleError
 from .manifest import Arrays, Fragment, Manifest, Member, PointRecord, TensorSpec, graphs_of
 from .onnx_fragment import graph_input, graph_output, header
-from .verify import WEIGHTS, Key, fragment_key, verify
+from .verify import ROUTER, WEIGHTS, Key, fragment_key, verify
 
 MANIFEST = "manifest.json"
 INFLATED_BYTES_MAX = 256 << 20  # of all deflated members; far above real graphs, which are a few kilobytes each
@@ -63,6 +63,7 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest, sha256: str, graphs: Mapping[str, bytes], weights: Arrays):
         self.path, self.manifest, self.sha256 = path, manifest, sha256
         self.graphs, self.weights = graphs, weights
+        self._routed = tuple(record.point for record in manifest.points)
         self._fragments = {fragment_key(fragment): fragment for fragment in manifest.fragments}
         self._points = {(point.width, point.depth, point.precision): point for point in manifest.points}
 
@@ -94,7 +95,14 @@ class Bundle:
         kept = tuple(precision for precision in self.manifest.precisions if precision in set(precisions))
         points = tuple(point for point in self.manifest.points if point.precision in kept)
         manifest = replace(self.manifest, precisions=kept, points=points)
-        return Bundle(self.path, manifest, self.sha256, self.graphs, self.weights)
+        less = Bundle(self.path, manifest, self.sha256, self.graphs, self.weights)
+        less._routed = self._routed
+        return less
+
+    @property
+    def routed(self) -> tuple[OperatingPoint, ...]:
+        """What the router's logits are of, in their order, also points that `only` left out; empty without a router."""
+        return self._routed if ROUTER in self._fragments else ()
 
     def point(self, width: float, depth: int, precision: str = "fp32") -> PointRecord:
         """What is known of an operating point.
@@ -116,18 +124,33 @@ class Bundle:
         Raises:
             ValueError: the bundle doesn't have it; names what it has.
         """
-        self.point(step.width, step.depth, step.precision)
+        if step.depth:
+            self.point(step.width, step.depth, step.precision)
         if not 0 <= step.first <= step.depth:
             raise ValueError(
                 f"step starts at stage {step.first}; to end at exit {step.depth}, start at 0 to {step.depth}"
             )
+        if step.depth == 0:
+            return self.router_model(step.precision)
         parts = self._parts(step)
-        outputs = [parts[-1].output]
-        if step.depth < self.manifest.depths:
-            outputs.append(parts[-2].output)
-        return StepModel(
-            self._assemble(parts, outputs), parts[0].input, tuple(output.name for output in outputs), self._bind(parts)
-        )
+        return self._model(parts, [parts[-1]] if step.depth == self.manifest.depths else [parts[-1], parts[-2]])
+
+    def router_model(self, precision: str = "fp32") -> StepModel:
+        """Stem, in that precision, and router, whose logits, (samples, `routed`), come before the stem's features.
+
+        Raises:
+            ValueError: the bundle has no router, or not that precision.
+        """
+        self.point(self.manifest.widths[0], 1, precision)
+        if ROUTER not in self._fragments:
+            raise ValueError(f"{self.path.name} has no router; give it one by stretto router")
+        stem, router = self._fragments[0, None, graphs_of(precision), "body"], self._fragments[ROUTER]
+        return self._model([stem, router], [router, stem])
+
+    def _model(self, parts: list[Fragment], ends: list[Fragment]) -> StepModel:
+        outputs = [end.output for end in ends]
+        names = tuple(output.name for output in outputs)
+        return StepModel(self._assemble(parts, outputs), parts[0].input, names, self._bind(parts))
 
     def _parts(self, step: Step) -> list[Fragment]:
         """Bodies from `first` to `depth`, which the last stage doesn't have, then the head."""

@@ -1,6 +1,6 @@
 """What a request of one sample and a batch have in common on their way from exit to exit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from typing import NamedTuple
@@ -97,6 +97,11 @@ class Course:
         stand.menu = menus.start if at is None else menus.exits[at].menu
         self._runner.pick_up(stand)
         return menus
+
+
+def depths_of(passed: Iterable[tuple[Exit, object]]) -> list[int]:
+    """Of these exits; a router is none."""
+    return [exit.point.depth for exit, _ in passed if exit.point.depth]
 
 
 def _protection(guard: Guard, stand: Stand, end_ms: float, has_answer: bool) -> Cut | None:

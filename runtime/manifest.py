@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from ..policies.situation import OperatingPoint
+from ..policies.situation import OperatingPoint, Step
 from .errors import InputError
 
 FORMAT = 1
@@ -117,13 +117,14 @@ class Binding:
 class Fragment:
     """One part of one stage at one width: the graph in `member`, what flows through it, where its weights come from.
 
-    The stem is stage 0 with width None; the last stage has a head only.
+    The stem is stage 0 with width None; the last stage has a head only. A router, which a bundle may have one of, takes
+    what the stem gives and says of every point, in the manifest's order, how likely it is right: the log-odds of that.
     """
 
     stage: int
     width: float | None
     precision: str
-    part: Literal["body", "head"]
+    part: Literal["body", "head", "router"]
     member: str
     input: TensorSpec
     output: TensorSpec
@@ -201,6 +202,15 @@ class Manifest:
     members: dict[str, Member]
     format: int = FORMAT
     certified: Certified | None = field(default=None, metadata=_IF_ANY)
+
+    @property
+    def has_router(self) -> bool:
+        """Whether one of the fragments is one."""
+        return any(fragment.part == "router" for fragment in self.fragments)
+
+    def router_step(self, precision: str = "fp32") -> Step:
+        """Stem and router, which is the same at every width."""
+        return Step(0, 0, self.widths[-1], precision)
 
     def to_json(self) -> bytes:
         """Compact UTF-8; the same manifest gives the same bytes."""

@@ -30,7 +30,7 @@ from .course import Request
 from .energy import EnergyMeter, Power, open_meter
 from .engines import Engine, make_engine, runnable
 from .inputs import UNLIMITED, Samples, check_input
-from .menu import Outline, legs, spans, ways
+from .menu import Outline, legs, routed_legs, spans, ways
 from .profile import BACK_TO_BACK, PACED, Profile, cached_profile, device_key, profile_path
 from .runner import Runner
 from .stand import NOTHING, Clocks, Reached, start_of
@@ -139,12 +139,13 @@ class Stopwatch:
     def __init__(self, engine: Engine, bundle: Bundle, legs_only: bool = False):
         manifest = bundle.manifest
         by_exit = [legs(manifest, *way) for way in ways(manifest)]
+        by_exit += [routed_legs(manifest, *way) for way in ways(manifest) if manifest.has_router]
         self._in_one = [] if legs_only else [(step,) for way in ways(manifest) for step in spans(manifest, *way)[1:]]
         self.routes: list[Route] = [*by_exit, *self._in_one]
         self._engine, self._bundle = engine, bundle
         clocks = Clocks(lambda: time.perf_counter(), thread_clock)
         self._runner = Runner(engine, Deadline(), make_time_model("slices", median=LEVELS.index(0.5)), clocks=clocks)
-        outline, median = Outline(manifest), LEVELS.index(0.5)
+        outline, median = Outline(manifest, routed=bundle.routed), LEVELS.index(0.5)
         self._menus = outline.menus(np.ones((len(outline.steps), len(LEVELS))), median)
         self._answer = partial(make_answer, manifest.classes, median)
         self._inputs: dict[int, Samples] = {}
@@ -180,6 +181,8 @@ class Stopwatch:
         reached_ms, answered_ms = self._run(route, self._inputs[batch])
         for begin, end in combinations(range(len(reached_ms)), 2):
             step = route[end - 1]._replace(first=route[begin].first)
+            if not begin and end > 1 and not route[0].depth:
+                continue  # through the router
             if begin or len(route) == 1 or end == 1 or not self._in_one:
                 took_ms = reached_ms[end] - reached_ms[begin] + (answered_ms if begin else 0.0)
                 self._samples_ms[step, batch, pacing].append(took_ms)

@@ -1,6 +1,6 @@
 """What a request can do next, with the profile's times and the bundle's accuracies laid out for the policy."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import inf
@@ -26,7 +26,7 @@ class Menu:
     `after`: the exit that each step leads to; `legs`: the same way exit by exit; `rows`: its place in the arrays;
     `on_way`: the places of the exits on its way, itself the last; `graphs`: (steps,) how many it is run as.
     `soonest_ms`: in which half of the requests would be answered by one of the exits, on the idle device.
-    `energy_mj`: (steps,) of each sample, by the profile's median and power.
+    `energy_mj`: (steps,) of each sample, by the profile's median and power; `columns`: (steps,) of a router's answer.
     """
 
     steps: tuple[Step, ...]
@@ -41,6 +41,7 @@ class Menu:
     graphs: NDArray[np.intp]
     soonest_ms: float
     energy_mj: FloatArray
+    columns: NDArray[np.intp]
 
     def ends(self, slack_ms: float) -> Stop | None:
         """Why a request with an exit in hand ends here whatever the policy says; None: that is the policy's to say.
@@ -78,22 +79,30 @@ class Menu:
 class Exit:
     """An exit on a path: what it answers with and what is possible from there.
 
-    `expected_ms`: the profile's median from a request's start to here.
+    `record`: None where a router is, at depth 0, which answers nothing; `expected_ms`: the profile's median from a
+    request's start to here; `column`: of a router's answer.
     """
 
-    record: PointRecord
+    record: PointRecord | None
     point: OperatingPoint
     expected_ms: float
     menu: Menu
+    column: int = -1
 
-    def read(self, logits: FloatArray) -> list[Evidence]:
-        """What this exit says about each sample; `logits`: (samples, classes)."""
-        return [self._evidence(row) for row in logits]
+    def read(self, logits: FloatArray, chances: FloatArray | None = None) -> list[Evidence]:
+        """What this exit says about each sample; `logits`: (samples, classes); of a router: nothing.
 
-    def _evidence(self, logits: FloatArray) -> Evidence:
+        `chances`: (samples, points) how likely each point is right, as a router said; None: there was none.
+        """
         record = self.record
+        if record is None:
+            return []
+        accuracies = [record.accuracy] * len(logits) if chances is None else chances[:, self.column].tolist()
+        return [self._evidence(record, *row) for row in zip(logits, accuracies, strict=True)]
+
+    def _evidence(self, record: PointRecord, logits: FloatArray, accuracy: float) -> Evidence:
         top, confidence = highest_score(logits, record.temperature)
-        return Evidence(self.point, logits, record.temperature, top, confidence, record.accuracy)
+        return Evidence(self.point, logits, record.temperature, top, confidence, accuracy)
 
 
 class Menus(NamedTuple):
@@ -125,7 +134,21 @@ def ways(manifest: Manifest) -> tuple[tuple[float, str], ...]:
 
 def all_steps(manifest: Manifest) -> tuple[Step, ...]:
     """Every step that a request can be offered."""
-    return tuple(step for way in ways(manifest) for first in starts(manifest) for step in spans(manifest, *way, first))
+    begins = (*starts(manifest), *([1] if manifest.has_router else []))
+    steps = (step for way in ways(manifest) for first in begins for step in spans(manifest, *way, first))
+    return (*steps, *routers(manifest))
+
+
+def routers(manifest: Manifest) -> tuple[Step, ...]:
+    """The stem and the router in each precision, none where there is no router."""
+    return tuple(map(manifest.router_step, manifest.precisions)) if manifest.has_router else ()
+
+
+def routed_legs(manifest: Manifest, width: float, precision: str) -> tuple[Step, ...]:
+    """The steps of a request that goes exit by exit from a router."""
+    begins = (1, *starts(manifest)[1:])
+    onward = tuple(spans(manifest, width, precision, first)[0] for first in begins)
+    return (manifest.router_step(precision), *onward)
 
 
 class Place(NamedTuple):
@@ -150,6 +173,7 @@ class Outline:
         whole: steps that are run as one graph; all others exit by exit.
         first: a point that is offered at the start whatever it is worth, from whose exits on one may start again at
             a greater width; None: nobody does.
+        routed: what a router's answer is of, which is offered at the start then.
     """
 
     def __init__(
@@ -158,10 +182,12 @@ class Outline:
         failed: Collection[OperatingPoint] = (),
         whole: Collection[Step] = (),
         first: OperatingPoint | None = None,
+        routed: Sequence[OperatingPoint] = (),
     ):
         self.steps = all_steps(manifest)
         self._failed, self._whole, self._at = failed, whole, {step: at for at, step in enumerate(self.steps)}
-        self._first = first
+        self._first, self._columns = first, {point: column for column, point in enumerate(routed)}
+        self._routers = tuple([step for step in routers(manifest) if routed and step.point not in failed])
         # where an exit leads comes before it
         records = sorted(manifest.points, key=lambda record: (-record.width, -record.depth))
         self._points = {record.point: record for record in records}
@@ -172,7 +198,11 @@ class Outline:
         self._kept: dict[tuple[Step, ...], Place] = {self._start.steps: self._start}
 
     def targets(self, times: FloatArray, median: int) -> tuple[Step, ...]:
-        """What is worth heading for from the start; arguments as of `menus`."""
+        """What is worth heading for from the start, or from a router; arguments as of `menus`."""
+        targets = self._targets(times, median)
+        return tuple(target._replace(first=1) for target in targets) if self._routers else targets
+
+    def _targets(self, times: FloatArray, median: int) -> tuple[Step, ...]:
         start = self._start
         targets = unbeaten(start.steps, start.accuracy, times[start.at][:, [median, -1]])
         first = None if self._first is None else self._first.whole_way
@@ -198,19 +228,45 @@ class Outline:
             steps, accuracy, legs, rows, on_way, graphs, at = place
             answered_ms = times[at] + answer_ms
             soonest_ms = float(answered_ms[:, median].min(initial=inf))
+            columns = np.array([self._columns.get(step.point, -1) for step in steps], np.intp)
             return Menu(
                 steps, times[at], answered_ms, answer_ms, accuracy, after, legs, rows, on_way, graphs, soonest_ms,
-                energy_mj[at],
+                energy_mj[at], columns,
             )  # fmt: skip
 
         start = self._start if every else self._worthwhile(times, median)
         for point, record in self._points.items():
             expected_ms = float(times[self._at[point.whole_way], median])
-            exits[point] = Exit(record, point, expected_ms, menu(self._onward(point, start)))
-        return Menus(menu(start), exits)
+            exits[point] = Exit(
+                record, point, expected_ms, menu(self._onward(point, start)), self._columns.get(point, -1)
+            )
+        for router in self._routers:
+            behind, took_ms = menu(self._behind_router(router)), float(times[self._at[router], median])
+            exits[router.point] = Exit(None, router.point, took_ms, behind)
+        return Menus(menu(self._with_routers(start)), exits)
+
+    def _behind_router(self, router: Step) -> Place:
+        """All in its precision, from the stem's features on: what isn't worth it for most may be for some."""
+        steps = tuple(step._replace(first=1) for step in self._start.steps if step.precision == router.precision)
+        return self._kept_place(steps)
+
+    def _with_routers(self, start: Place) -> Place:
+        """As many steps more, none of which is on another's way."""
+        if not self._routers:
+            return start
+        more = {router: len(start.steps) + number for number, router in enumerate(self._routers)}
+        return Place(
+            (*start.steps, *more),
+            np.append(start.accuracy, np.zeros(len(more))),
+            start.legs | {router: (router,) for router in more},
+            start.rows | more,
+            start.on_way | {router: [row] for router, row in more.items()},
+            np.append(start.graphs, np.ones(len(more), np.intp)),
+            np.append(start.at, [self._at[router] for router in more]),
+        )
 
     def _worthwhile(self, times: FloatArray, median: int) -> Place:
-        return self._kept_place(worthwhile(self._start.steps, self.targets(times, median)))
+        return self._kept_place(worthwhile(self._start.steps, self._targets(times, median)))
 
     def _onward(self, point: OperatingPoint, start: Place) -> Place:
         """Behind an exit; where that is on the way to `first`, also what is wider, from the start."""

@@ -1,7 +1,7 @@
 """What a session offers its requests: the menus for any number of samples, less what its engine failed at."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from threading import Lock
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..policies.situation import FloatArray, OperatingPoint, Step
 from .engines import Engine
 from .manifest import Manifest
-from .menu import Menu, Menus, Outline
+from .menu import Menu, Menus, Outline, routers
 from .profile import Profile
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Offers:
     Args:
         fixed: requests go to one point always, so that is offered whatever it is worth.
         first: where they go first and then may start again at a greater width, as `Outline` has it.
+        routed: what a router's answer is of, where they may go through one.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Offers:
         engine: Engine,
         fixed: bool,
         first: OperatingPoint | None = None,
+        routed: Sequence[OperatingPoint] = (),
     ):
         self._name, self._manifest, self._profile, self._engine = name, manifest, profile, engine
-        self.fixed, self._first = fixed, first
+        self.fixed, self._first, self._routed = fixed, first, routed
         self._median = profile.levels.index(0.5)
         self.failures: dict[OperatingPoint, Failures] = {}
         self._failing = Lock()
@@ -73,6 +75,11 @@ class Offers:
         """What to run for a step of the menu: it alone where its graph is loaded, or else its legs."""
         return (step,) if step in self._whole else menu.legs[step]
 
+    @property
+    def routers(self) -> tuple[Step, ...]:
+        """What requests may begin with, that answers nothing."""
+        return routers(self._manifest) if self._routed else ()
+
     def targets(self) -> tuple[Step, ...]:
         """What one sample may be headed for from the start, by any policy but a fixed one; to be loaded."""
         outline, times = self._outlined(frozenset())
@@ -98,5 +105,5 @@ class Offers:
 
     def _outline(self, failed: frozenset[OperatingPoint]) -> tuple[Outline, Callable[[int], FloatArray]]:
         """What is left without those points, and what gives its times."""
-        outline = Outline(self._manifest, failed, self._whole, self._first)
+        outline = Outline(self._manifest, failed, self._whole, self._first, self._routed)
         return outline, self._profile.idle_times(outline.steps)

@@ -35,6 +35,8 @@ def chosen_policy(policy: str | Policy | OperatingPoint, confidence: Confidence,
     if isinstance(policy, OperatingPoint):
         bundle.point(policy.width, policy.depth, policy.precision)
         return Fixed(policy, confidence)
+    if policy == "route":
+        return _routing(confidence, bundle)
     if policy == "escalate":
         return make_policy(policy, first=narrowest_way(bundle), confidence=confidence)
     if isinstance(policy, str):
@@ -46,6 +48,19 @@ def chosen_policy(policy: str | Policy | OperatingPoint, confidence: Confidence,
     if confidence is not None:
         raise ValueError(f"confidence {confidence} given beside a policy of your own; give it to {policy!r} itself")
     return policy
+
+
+def _routing(enough: float | tuple[float, ...] | Rule | None, bundle: Bundle) -> Policy:
+    if not bundle.routed:
+        raise ValueError(
+            f"policy 'route' needs a router, which {bundle.path.name} has none of; give it one: "
+            f"stretto router {bundle.path} --data …"
+        )
+    if enough is None:
+        return make_policy("route")
+    if not isinstance(enough, int | float):
+        raise ValueError(f"confidence is {enough!r}; with policy 'route' give how likely right is enough, in (0, 1]")
+    return make_policy("route", enough=enough)
 
 
 def narrowest_way(bundle: Bundle) -> OperatingPoint:

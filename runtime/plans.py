@@ -125,7 +125,8 @@ class Plans:
 
     def _plan(self, menus: Menus, finish_ms: FloatArray, budget: Budget, step: Step, settled: _Settled) -> Plan:
         start = menus.start
-        is_whole, energy_mj = self._offers.parts(start, step) == (step,), float(start.energy_mj[start.rows[step]])
+        is_whole = step.depth > 0 and self._offers.parts(start, step) == (step,)  # a router's isn't the last decision
+        energy_mj = float(start.energy_mj[start.rows[step]])
         return Plan(menus, finish_ms, budget, step, start.after[step], energy_mj, is_whole, settled)
 
     def _settled(self, menus: Menus, finish_ms: FloatArray, budget: Budget, step: Step, load: Load) -> _Settled:

@@ -11,7 +11,7 @@ from ..policies.exits import rule_of
 from ..policies.fixed import Fixed
 from ..policies.situation import FloatArray, OperatingPoint, Step, Stop
 from ..policies.targets import walk
-from .course import Course, Request
+from .course import Course, Request, depths_of
 from .engines.cut import Cut, CutOff
 from .inputs import UNLIMITED, Samples
 from .menu import Exit, Menu
@@ -32,6 +32,7 @@ class SoFar(NamedTuple):
         before: what exits said before this step.
         passed: exits on the way of this step, with their logits.
         exits: depths of all exits.
+        chances: (1, points) as a router said; None: it wasn't asked.
         step: that is run, in its legs.
         menu: where that began.
         spent_before_mj: before this step.
@@ -45,11 +46,12 @@ class SoFar(NamedTuple):
     step: Step
     menu: Menu
     spent_before_mj: float
+    chances: FloatArray | None
 
     @property
     def reached(self) -> Reached:
         """As of a run that ended here."""
-        return (*self.before, *(seen for exit, logits in self.passed for seen in exit.read(logits)))
+        return (*self.before, *(seen for exit, logits in self.passed for seen in exit.read(logits, self.chances)))
 
     @property
     def spent_mj(self) -> float:
@@ -161,7 +163,9 @@ class Run(Course):
                 self._at, self._steps = exit.point, self._steps + 1
                 self.reached = (*self.reached, *seen)
                 (self.choice,) = self._ask(stand, (self.reached,))
-                return True
+                if seen:
+                    return True
+                self._is_path = False  # a router was between its steps
         return False
 
     def look_again(self) -> None:
@@ -188,19 +192,22 @@ class Run(Course):
 
     def _show(self, step: Step, passing: Passing) -> None:
         stand, passed = self._stand, tuple(self._stand.passed)
-        exits = (*self.exits, *[exit.point.depth for exit, _ in passed])
+        exits = (*self.exits, *depths_of(passed))
         at_s = self._runner.clocks.wall()
-        passing(SoFar(at_s, self.start, self.reached, passed, exits, step, stand.menu, stand.spent_mj))
+        if exits:  # not a router alone
+            passing(
+                SoFar(at_s, self.start, self.reached, passed, exits, step, stand.menu, stand.spent_mj, stand.chances)
+            )
 
     def _pass(self) -> None:
         passed = self._stand.passed
-        self.exits += [exit.point.depth for exit, _ in passed]
+        self.exits += depths_of(passed)
         passed.clear()
 
     def _read_passed(self) -> None:
         """The step ended early: the exits on its way are those in hand."""
         for exit, logits in self._stand.passed:
-            self.reached = (*self.reached, *exit.read(logits))
+            self.reached = (*self.reached, *exit.read(logits, self._stand.chances))
             self._at = exit.point
         self._pass()
 
@@ -237,9 +244,10 @@ def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...], exit_by_exi
     else:
         targets = () if exit_by_exit else offers.targets()
     walks = [way for way in (walk(target, rule) for target in targets) if rule is None or any(map(_passes_over, way))]
-    offers.load([step for way in walks for step in way])
+    offers.load([*offers.routers, *[step for way in walks for step in way]])
+    routed = {router.precision: runner.engine.run(router, zeros)[1] for router in offers.routers}
     for way in walks:
-        x: Samples | None = zeros
+        x = routed[way[0].precision] if way[0].first else zeros
         for step in way:
             if x is not None:
                 _, x = runner.engine.run(step, x)

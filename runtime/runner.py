@@ -8,6 +8,7 @@ from typing import Protocol
 from ..policies import looks_at_answers, looks_at_energy, looks_at_load
 from ..policies.latency import Ran, Study, TimeModel
 from ..policies.load import UNKNOWN, Load
+from ..policies.scores import probabilities
 from ..policies.situation import Budget, Evidence, FloatArray, OperatingPoint, Policy, Situation, Step, Stop
 from .engines import Engine
 from .engines.cut import Cut, CutOff
@@ -120,8 +121,13 @@ class Runner:
         if all(reached) and (stop := stand.menu.ends(slack_ms)) is not None:
             return [stop] * len(reached)
         finish_ms = self.predict(stand)
-        menu, load, spent_mj = stand.menu, stand.load, stand.spent_mj
-        return [self.choose(menu, slack_ms, budget, finish_ms, load, seen, spent_mj) for seen in reached]
+        menu, load, spent_mj, chances = stand.menu, stand.load, stand.spent_mj, stand.chances
+        return [
+            self.choose(
+                menu, slack_ms, budget, finish_ms, load, seen, spent_mj, None if chances is None else chances[row]
+            )
+            for row, seen in enumerate(reached)
+        ]
 
     def choose(
         self,
@@ -132,15 +138,17 @@ class Runner:
         load: Load,
         seen: Reached = NOTHING,
         spent_mj: float = 0.0,
+        chances: FloatArray | None = None,
     ) -> Step | Stop:
-        """The policy's choice for one sample that saw these exits.
+        """The policy's choice for one sample that saw these exits; `chances`: (points,) as a router said of it.
 
         Raises:
             RuntimeError: the policy chose what it can't.
         """
         energy_mj = menu.energy_mj if self._looks_at_energy else None
+        accuracy = menu.accuracy if chances is None else chances[menu.columns]
         situation = Situation(
-            slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, menu.accuracy, load=load.busy,
+            slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, accuracy, load=load.busy,
             energy_mj=energy_mj, spent_mj=spent_mj,
         )  # fmt: skip
         return menu.choose(self.policy, situation)
@@ -188,6 +196,8 @@ class Runner:
                     stand.x = features
                 exit = menu.after[part]
                 passed.append((exit, logits))
+                if exit.record is None:
+                    stand.chances = probabilities(logits)
                 menu = exit.menu
                 if passing is not None:
                     passing()
@@ -202,7 +212,7 @@ class Runner:
             stand.spent_mj += stand.menu.taken_mj(step, parts, len(passed))
         self._note_step(stand, step)
         stand.menu = menu
-        return exit, exit.read(logits)
+        return exit, exit.read(logits, stand.chances)
 
     def run_alone(self, start: Start, step: Step, x: Samples) -> tuple[FloatArray, Samples | None, Moment]:
         """A request's first step, as one graph that nobody ends: logits, features to go on from, and when it ended.

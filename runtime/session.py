@@ -14,6 +14,7 @@ from ..policies.exits import rule_of
 from ..policies.fixed import Fixed
 from ..policies.latency import TimeModel
 from ..policies.profile_model import ProfileModel
+from ..policies.route import routes
 from ..policies.situation import Budget, OperatingPoint, Policy
 from .answer import Answer, make_answer
 from .bundle import Bundle
@@ -69,7 +70,8 @@ def load(
         engine: what runs the graphs, one of `ENGINES`.
         threads: processor threads for one step.
         policy: the name of a policy, a policy of one's own, or an operating point to answer at always.
-        confidence: stop at an exit that is at least this sure, in (0, 1], or a number for each depth, or a rule of
+        confidence: with policy "route", how likely right is enough, by what the router says of an input, in (0, 1].
+            Otherwise: stop at an exit that is at least this sure, in (0, 1], or a number for each depth, or a rule of
             `EXIT_RULES`. "calibrated": by the thresholds that `stretto calibrate` certified; `Answer.covered` says
             whether their promise is about an answer.
         profile: "auto" takes the one that `stretto profile` measured on this device, or else makes do with a few runs
@@ -141,7 +143,8 @@ class Session:
         self._clocks = clocks
         self._runner = runner = Runner(engine, policy, model or ProfileModel(profile.levels), clocks)
         fixed, first = isinstance(policy, Fixed), first_of(policy)
-        self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed, first)
+        routed = bundle.routed if routes(policy) else ()
+        self._offers = Offers(bundle.path.name, bundle.manifest, profile, engine, fixed, first, routed)
         plans = Plans(runner, self._offers)
         self._student = Student(bundle.path.name, runner, plans.renew) if runner.learns else None
         self._tally = Tally(self._student.request_ended) if self._student else Tally()

@@ -43,6 +43,7 @@ class Stand:
         predicted_ms: (steps, levels of the model) what the model said there.
         passed: exits on the way of the step that is running, with their logits, (samples, classes).
         spent_mj: what the steps of each of these samples took by the profile, those that ended early included.
+        chances: (samples, points) how likely each point is right, as a router said; None: it wasn't asked.
     """
 
     x: Samples
@@ -54,6 +55,7 @@ class Stand:
     predicted_ms: FloatArray | None = field(default=None, repr=False)
     passed: list[tuple[Exit, FloatArray]] = field(default_factory=list, repr=False)
     spent_mj: float = 0.0
+    chances: FloatArray | None = field(default=None, repr=False)
 
 
 class Start(NamedTuple):

@@ -23,6 +23,7 @@ from .onnx_fragment import FLOAT, INT8, Graph, read_fragment
 
 WEIGHTS = "weights.safetensors"
 Key = tuple[int, float | None, str, str]  # of a fragment: stage, width, precision, part
+ROUTER: Key = (0, None, "fp32", "router")  # the one of them that a bundle needn't have
 
 
 def fragment_key(fragment: Fragment) -> Key:
@@ -44,6 +45,7 @@ def verify(manifest: Manifest, graphs: Mapping[str, bytes], weights: Arrays) -> 
             _verify_certified(manifest, manifest.certified)
         _verify_complete(manifest)
         _verify_chain(manifest)
+        _verify_router(manifest)
     except ValueError as error:
         raise ValueError(f"member 'manifest.json': {error}") from error
     _verify_members(manifest, graphs)
@@ -120,7 +122,8 @@ def _verify_complete(manifest: Manifest) -> None:
     expected: list[Key] = [(0, None, precision, "body") for precision in compiled]
     for width, depth, precision in product(manifest.widths, depths, compiled):
         expected += [(depth, width, precision, "body")] * (depth < final) + [(depth, width, precision, "head")]
-    _same("fragments", expected, [fragment_key(fragment) for fragment in manifest.fragments])
+    found = [fragment_key(fragment) for fragment in manifest.fragments]
+    _same("fragments", expected + [ROUTER] * (ROUTER in found), found)
 
 
 def _compiled(manifest: Manifest) -> list[str]:
@@ -142,12 +145,24 @@ def _verify_chain(manifest: Manifest) -> None:
                 raise ValueError(f"{_name(fragment)} has {spec}, expected a name and sizes from 1 to 2^31 - 1")
         if fragment.part == "head" and fragment.output.shape != (len(manifest.classes),):
             raise ValueError(f"{_name(fragment)} gives {fragment.output}, expected ({len(manifest.classes)},) classes")
+        if fragment.part == "router":
+            continue
         if fragment.stage == 0:
             expected = TensorSpec(fragment.input.name, manifest.input.shape)
         else:
             expected = _source(by_key, fragment, manifest.depths).output
         if fragment.input != expected:
             raise ValueError(f"{_name(fragment)} takes {fragment.input}, expected {expected}")
+
+
+def _verify_router(manifest: Manifest) -> None:
+    """It takes what the stem gives, in whatever precision that is run."""
+    for router in [fragment for fragment in manifest.fragments if fragment.part == "router"]:
+        stems = [part for part in manifest.fragments if part.stage == 0 and part.part == "body"]
+        for expected in [stem.output for stem in stems if stem.output != router.input]:
+            raise ValueError(f"{_name(router)} takes {router.input}, expected {expected}")
+        if router.output.shape != (len(manifest.points),):
+            raise ValueError(f"{_name(router)} gives {router.output}, expected ({len(manifest.points)},) points")
 
 
 def _source(by_key: dict[Key, Fragment], fragment: Fragment, final: int) -> Fragment:
@@ -197,7 +212,7 @@ def _verify_names(fragment: Fragment, graph: Graph) -> None:
 
 
 def _on_path(fragment: Fragment, width: float, precision: str) -> bool:
-    return fragment.precision == precision and fragment.width in (None, width)
+    return fragment.part == "router" or (fragment.precision == precision and fragment.width in (None, width))
 
 
 def _verify_unique(path: list[Fragment], parsed: Mapping[str, Graph]) -> None:

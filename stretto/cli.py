@@ -1,17 +1,17 @@
 """The command `stretto`: one thin function a verb."""
 
-import json
 import sys
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
 from . import console as show
 from .cli_bench import bench
+from .cli_router import router
 from .cli_values import confidence_of, exits_of, explain, numbers, policy_of
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="""\
-One trained network, answered at any width and any depth, in time.""",
+    help="One trained network, answered at any width and any depth, in time.",
 )
 app.add_typer(bench, name="bench")
-out = show.OUT
+app.command()(router)
+out, _write = show.OUT, show.write_json
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
 Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")]
@@ -294,9 +294,3 @@ def main() -> None:
         text = f"stretto: {explain(error)}"
         Console(stderr=True).print(text, style="red", markup=False, emoji=False, soft_wrap=True)
         sys.exit(1)
-
-
-def _write(path: Path | None, report: Any) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")

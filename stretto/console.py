@@ -1,5 +1,6 @@
 """What the command line shows: tables and progress bars; no decisions."""
 
+import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -82,7 +83,7 @@ def adaptive(console: Console, report: dict[str, Any]) -> None:
     table = Table("width", "precision", "rule", *columns, title=title, title_justify="left")
     for row in report["adaptive"]:
         table.add_row(
-            f"{row['width']:g}", row["precision"], _rule(row),
+            "any" if row["width"] is None else f"{row['width']:g}", row["precision"], _rule(row),
             f"{row['accuracy']:.2%} ± {row['accuracy_error']:.2%}", f"{row['disagreement']:.2%}", amount(row["macs"]),
             " ".join(f"{share:.0%}" for share in row["exits"].values()),
             f"{row['latency_ms']['mean']:.3f}", f"{row['latency_ms']['p50']:.3f}",
@@ -154,6 +155,20 @@ def bundle_report(opened: "Bundle", measured: "Profile | None" = None) -> dict[s
         "points": [asdict(point) | _energy(point.point, measured) for point in manifest.points],
         "provenance": manifest.provenance,
     } | ({} if measured is None else {"power": asdict(measured.power)})
+
+
+def router(console: Console, opened: "Bundle") -> dict[str, Any]:
+    """What a bundle's router takes and how well it predicts, which is what it returns."""
+    manifest = opened.manifest
+    report = manifest.provenance["router"]
+    share = report["macs"] / max(point.macs for point in manifest.points)
+    console.print(
+        f"{opened.path.name}: router of {amount(report['macs'])} MACs, {share:.1%} of the full network's, fitted on "
+        f"{report['images']} images and corrected on {report['calibration']}; mean squared error "
+        f"{report['error']:.4f}, {report['error_of_means']:.4f} if it knew each point's accuracy alone",
+        highlight=False,
+    )
+    return {**report, "macs_share": share}
 
 
 def _energy(point: "OperatingPoint", measured: "Profile | None") -> dict[str, float]:
@@ -256,6 +271,13 @@ def _read_npy(path: Path) -> NDArray[Any]:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} can't be read as a .npy of numbers ({error}); write it with numpy.save") from error
+
+
+def write_json(path: Path | None, report: Any) -> None:
+    """Where one is asked for, with the folders that it needs."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def amount(number: float) -> str:

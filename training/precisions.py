@@ -60,12 +60,21 @@ def check_readings(held_out: Loader, calibration: Loader | None, precisions: Seq
         ValueError: it can't; names what and how often.
     """
     engines = len({PRECISIONS[precision] for precision in precisions})
-    for name, loader, times in (("held_out", held_out, engines), ("calibration", calibration, engines + ranged)):
-        if times > 1 and isinstance(loader, Iterator):
-            raise ValueError(
-                f"{name} is a {type(loader).__name__}, which can be gone through once, and is needed {times} times; "
-                "give a DataLoader or a list of batches"
-            )
+    check_reading("held_out", held_out, engines)
+    check_reading("calibration", calibration, engines + ranged)
+
+
+def check_reading(name: str, loader: Loader | None, times: int) -> None:
+    """A loader can be read as often as it is needed.
+
+    Raises:
+        ValueError: it can't; names it and how often.
+    """
+    if times > 1 and isinstance(loader, Iterator):
+        raise ValueError(
+            f"{name} is a {type(loader).__name__}, which can be gone through once, and is needed {times} times; "
+            "give a DataLoader or a list of batches"
+        )
 
 
 def check_engines(draft: Bundle) -> None:
@@ -93,10 +102,10 @@ def quantized(parts: Parts, calibration: Loader, reduce_range: bool, tell: Tell)
 
 def measured(draft: Bundle, held_out: Loader, calibration: Loader | None, tell: Tell) -> tuple[PointRecord, ...]:
     """The points with accuracy and temperature, as the compiled graphs answer."""
-    logits, labels = _logits(draft, held_out, partial(_told, "evaluating", tell=tell))
+    logits, labels = every_logits(draft, held_out, partial(told, "evaluating", tell=tell))
     temperatures = dict.fromkeys(logits, 1.0)
     if calibration is not None:
-        aside, theirs = _logits(draft, calibration, partial(_told, "calibrating", tell=tell))
+        aside, theirs = every_logits(draft, calibration, partial(told, "calibrating", tell=tell))
         temperatures = {point: fit_temperature(z, theirs) for point, z in aside.items()}
     records = []
     for record in draft.manifest.points:
@@ -105,19 +114,19 @@ def measured(draft: Bundle, held_out: Loader, calibration: Loader | None, tell: 
     return tuple(records)
 
 
-def _logits(
-    draft: Bundle, loader: Loader, told: Callable[[Loader], Iterator[Batch]]
+def every_logits(
+    draft: Bundle, loader: Loader, read: Callable[[Loader], Iterator[Batch]]
 ) -> tuple[dict[OperatingPoint, NDArray[np.float32]], NDArray[np.int64]]:
     """Every point's logits, by the engine that runs its precision, and the labels."""
     found: dict[OperatingPoint, NDArray[np.float32]] = {}
     for engine in dict.fromkeys(PRECISIONS[precision] for precision in draft.manifest.precisions):
         some = draft.only([precision for precision, by in PRECISIONS.items() if by == engine])
-        logits, labels = point_logits(some, told(loader), engine=engine)
+        logits, labels = point_logits(some, read(loader), engine=engine)
         found |= logits
     return found, labels
 
 
-def _told(what: str, loader: Loader, tell: Tell) -> Iterator[Batch]:
+def told(what: str, loader: Loader, tell: Tell) -> Iterator[Batch]:
     """The batches, counted; how many there will be isn't known of a loader without a length."""
     total = len(loader) if isinstance(loader, Sized) else 0
     done = 0

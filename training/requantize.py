@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle import Bundle, write_bundle
-from ..runtime.manifest import InputSpec, PointRecord, graphs_of
-from .data import load_data_as
+from ..runtime.manifest import PointRecord, graphs_of
+from .bundle_data import data_of, normal_of, said_in
 from .onnx_graph import Parts, tensors_of
 from .precisions import (
     Loader,
@@ -39,8 +39,8 @@ def with_precisions(
 ) -> Bundle:
     """Write a bundle again in the precisions asked, with accuracies and temperatures measured anew.
 
-    What it has of them is kept as it is, what it lacks is made of its fp32, what isn't asked is left out. `path` may be
-    the bundle's own.
+    What it has of them is kept as it is, what it lacks is made of its fp32, what isn't asked is left out, and so is a
+    router, as it was fitted to other points. `path` may be the bundle's own.
 
     Args:
         held_out, calibration, precisions, reduce_range, progress: as for `export`.
@@ -96,14 +96,9 @@ def export_bundle(
     has = bundle.manifest
     check_asked(bundle, precisions, reduce_range)
     _check_weights(bundle, weights)
-    splits = splits or tuple(_said(bundle, "splits", list, "name the splits that accuracies are to be of"))
-    holdout = _said(bundle, "holdout", float, "give with_precisions the calibration data, which training left out")
-    reading = None if tell is None else lambda done, total: tell("reading", done, total)
-    data = load_data_as(data_path, has.input.shape, reading, calibration=holdout)
-    if data.classes != has.classes:
-        raise ValueError(f"{bundle.path}: has classes {list(has.classes)}, {data_path} has {list(data.classes)}")
-    spare = _spared(bundle, precisions, spare)
-    normal = _normal(has.input)
+    splits = splits or tuple(said_in(bundle, "splits", list, "name the splits that accuracies are to be of"))
+    data = data_of(bundle, data_path, "give with_precisions", tell)
+    spare, normal = _spared(bundle, precisions, spare), normal_of(has.input)
     return with_precisions(
         bundle,
         [batch for split in splits for batch in batches(data, split, EVALUATION_BATCH, normal)],
@@ -137,7 +132,7 @@ def _kept(bundle: Bundle, precisions: Sequence[str]) -> Parts:
     """The graphs that the bundle has of these precisions, with the weights that they use."""
     has = bundle.manifest
     compiled = {graphs_of(precision) for precision in precisions if precision in has.precisions}
-    fragments = tuple(fragment for fragment in has.fragments if fragment.precision in compiled)
+    fragments = tuple(one for one in has.fragments if one.precision in compiled and one.part != "router")
     members = {fragment.member for fragment in fragments}
     used = tensors_of(binding for fragment in fragments for binding in fragment.bindings.values())
     return Parts(
@@ -165,14 +160,14 @@ def _provenance(bundle: Bundle, precisions: Sequence[str], reduce_range: bool, g
     said = {**has.provenance, **given}
     if "int8" not in precisions or "int8" not in has.precisions:
         said["reduce_range"] = reduce_range
-    stale = MEASURED_ON - given.keys()
+    stale = {*MEASURED_ON, "router"} - given.keys()
     return {name: value for name, value in said.items() if name not in stale}
 
 
 def _check_weights(bundle: Bundle, weights: str | None) -> None:
     if weights is None:
         return
-    stored = _said(bundle, "weights", str, "leave weights out, as they stay as they are stored")
+    stored = said_in(bundle, "weights", str, "leave weights out, as they stay as they are stored")
     if weights != stored:
         raise ValueError(
             f"{bundle.path}: weights '{weights}' are asked, a bundle's stay as they are stored, which is '{stored}'; "
@@ -190,24 +185,3 @@ def _spared(bundle: Bundle, precisions: Sequence[str], asked: float | None) -> f
             "leave it, or write the bundle in fp32 alone first and add int8 to that"
         )
     return spared if asked is None else asked
-
-
-def _said(bundle: Bundle, name: str, kind: type, instead: str) -> Any:
-    """What the provenance says under a name.
-
-    Raises:
-        ValueError: nothing, or something of another type.
-    """
-    value = bundle.manifest.provenance.get(name)
-    if not isinstance(value, kind):
-        raise ValueError(
-            f"{bundle.path}: its provenance has {name} {value!r}, expected a {kind.__name__}, as stretto export writes "
-            f"it from a checkpoint; {instead}"
-        )
-    return value
-
-
-def _normal(spec: InputSpec) -> dict[str, Any]:
-    """How pixels become numbers, as `batches` takes it."""
-    channels = spec.shape[0]
-    return {"scale": spec.scale, "mean": spec.mean or (0.0,) * channels, "std": spec.std or (1.0,) * channels}

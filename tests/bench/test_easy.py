@@ -37,7 +37,9 @@ def short(monkeypatch):
 
 def test_by_the_command_line_it_measures_writes_and_draws(short, tmp_path: Path):
     path = tmp_path / "toy.stretto"
-    toy = toy_bundle(path, shape=(1, 8, 8), classes=10, precisions=("fp32", "int8"))
+    toy = toy_bundle(
+        path, shape=(1, 8, 8), classes=10, precisions=("fp32", "int8"), router=True, provenance={"router": {"macs": 9}}
+    )
     write_bundle(path, replace(toy.manifest, classes=tuple("0123456789")), toy.graphs, toy.weights)
     table, picture = tmp_path / "easy.json", tmp_path / "deep" / "easy.png"
     told = CliRunner().invoke(
@@ -51,7 +53,15 @@ def test_by_the_command_line_it_measures_writes_and_draws(short, tmp_path: Path)
     assert picture.stat().st_size > 10_000
     assert set(report["precisions"]) == {"fp32", "int8"}
     figures = [row["figure"] for row in report["rows"]]
-    for what in ("MACs saved", "equal MACs", "equal median time", "median time over", "throughput", "draws that lose"):
+    for what in (
+        "MACs saved",
+        "equal MACs",
+        "equal median time",
+        "median time over",
+        "throughput",
+        "draws that lose",
+        "of the router",
+    ):
         assert any(what in figure for figure in figures), what
     foretold = [row["control"]["right as foretold"] for row in report["rows"] if "median time over" in row["figure"]]
     assert foretold and min(foretold) > 0.97  # sessions answer as the table says; ties aside

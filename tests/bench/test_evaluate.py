@@ -5,13 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from stretto.bench.evaluate import contestants, evaluate_bundle, read_splits
+from stretto.bench.evaluate import Adaptive, contestants, evaluate_bundle, macs_of, read_splits
+from stretto.policies.escalate import Escalate
 from stretto.policies.exits import ExitRule
+from stretto.policies.fixed import Fixed
+from stretto.policies.route import Route
 from stretto.policies.situation import OperatingPoint
 from stretto.runtime.bundle import Bundle, write_bundle
 from stretto.runtime.manifest import Certified, CertifiedWay
 from stretto.training.data import CALIBRATION, load_data
 from stretto.training.evaluate import logits_on
+
+from stretto import load
 
 from ..runtime.toy import toy_bundle
 
@@ -51,17 +56,43 @@ def bundles(tmp_path_factory):
 def test_contestants_are_the_certified_ways_unless_a_confidence_is_given(bundles):
     plain, certified = bundles
     threshold = certified.manifest.certified.ways[1].threshold
-    full = (1.0, "fp32", None)
-    assert [one[:3] for one in contestants(plain, None)] == [
-        full, (0.5, "fp32", ExitRule(0.9)), (1.0, "fp32", ExitRule(0.9))
-    ]  # fmt: skip
+    full = Adaptive(1.0, "fp32", Fixed(OperatingPoint(1.0, 3)), {})
+    assert contestants(plain, None)[0] == full
+    assert rules(contestants(plain, None)[1:3]) == [(0.5, ExitRule(0.9)), (1.0, ExitRule(0.9))]
     for confidence in (None, "calibrated"):
-        assert [one[:3] for one in contestants(certified, confidence)] == [
-            full, (0.5, "fp32", ExitRule(float("inf"))), (1.0, "fp32", ExitRule(threshold))
-        ]  # fmt: skip
-    assert contestants(certified, (0.9, 0.7))[2].rule == ExitRule((0.9, 0.7))
+        first, *others = contestants(certified, confidence)
+        assert first == full
+        assert rules(others) == [(0.5, ExitRule(float("inf"))), (1.0, ExitRule(threshold))]
+    assert contestants(certified, (0.9, 0.7))[2].policy.rule == ExitRule((0.9, 0.7))
     with pytest.raises(ValueError, match=r"plain\.stretto has no certified thresholds"):
         contestants(plain, "calibrated")
+
+
+def rules(found):
+    return [(one.width, one.policy.rule) for one in found]
+
+
+def test_escalation_and_a_router_are_contestants_where_there_are_any(bundles, tmp_path):
+    plain, _ = bundles
+    escalation = Adaptive(0.5, "fp32", Escalate(OperatingPoint(0.5, 3), 0.8), {"rule": "escalation", "threshold": 0.8})
+    assert contestants(plain, 0.8)[3:] == [escalation]
+    assert len(contestants(plain, (0.9, 0.8))) == 3
+    routed = Bundle.open(toy_bundle(tmp_path / "routed.stretto", router=True).path)
+    assert contestants(routed, 0.8)[-1] == Adaptive(None, "fp32", Route(), {"rule": "router", "threshold": 0.9})
+
+
+def test_macs_of_an_answer_are_those_of_all_that_ran(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    toy = toy_bundle(tmp_path / "routed.stretto", router=True, provenance={"router": {"macs": 7}})
+    with load(toy.path, policy=Route()) as session:
+        answer = session.infer(toy.samples(1)[0])
+        last = session.bundle.point(answer.point.width, answer.exits[-1]).macs
+        assert macs_of(session.bundle, Route(), answer) == last + 7
+    policy = Escalate(OperatingPoint(0.5, 3), 1.0)
+    with load(toy.path, policy=policy) as session:
+        answer = session.infer(toy.samples(1)[0])
+        assert answer.exits == (3, 3)
+        assert macs_of(session.bundle, policy, answer) == sum(session.bundle.point(w, 3).macs for w in (0.5, 1.0))
 
 
 def test_adaptive_rows_are_what_the_exits_say_in_turn(bundles, tmp_path, monkeypatch):

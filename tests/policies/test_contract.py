@@ -23,6 +23,8 @@ POLICIES_UNDER_TEST = [
     make_policy("escalate", first=OperatingPoint(WIDTHS[0], 4), confidence=0.8),
     make_policy("fixed", point=OperatingPoint(1.0, 4)),
     make_policy("fixed", point=OperatingPoint(0.5, 2), confidence=0.8),
+    make_policy("route"),
+    make_policy("route", enough=0.5, then=make_policy("deadline", confidence=0.8)),
     make_policy("oracle", finish_ms={step: 5.0 * step.depth for step in EVERY_STEP}),
 ]
 every_policy = pytest.mark.parametrize("policy", POLICIES_UNDER_TEST, ids=lambda policy: type(policy).__name__)
@@ -85,7 +87,7 @@ def test_policies_are_frozen(policy: Policy):
 
 def test_unknown_policy_is_refused_with_the_names_there_are():
     with pytest.raises(
-        ValueError, match=r"no policy 'fastest'; name one of alert, conformal, deadline, escalate, fixed, oracle"
+        ValueError, match=r"no policy 'fastest'; name one of alert, conformal, deadline, escalate, fixed, oracle, route"
     ):
         make_policy("fastest")
 

@@ -1,13 +1,14 @@
 """A small real bundle, made without torch, and what its steps must answer, computed in numpy.
 
 stem: 3x3 convolution, relu · stages 1 to depths-1: 3x3 convolution with a folded norm, relu (stage 1 first cuts the
-stem's channels) · exits: global average pool, linear layer. The weights are random but seeded.
+stem's channels) · exits, and a router: global average pool, linear layer. The weights are random but seeded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -63,6 +64,10 @@ class Toy:
         weight = self.weights[f"exit{depth}.weight"][:, kept].astype(np.float32)
         return self.features(x, stage, width).mean((2, 3)) @ weight.T + self.weights[f"exit{depth}.bias"]
 
+    def odds(self, x: Floats) -> Floats:
+        """(samples, points) that the router says."""
+        return self.features(x, 0, 1.0).mean((2, 3)) @ self.weights["router.weight"].T + self.weights["router.bias"]
+
     def before(self, x: Floats, step: Step) -> Floats:
         """What `step` takes: the samples, or the features that the previous step left."""
         return x if step.first == 0 else self.features(x, min(step.first, self.manifest.depths) - 1, step.width)
@@ -84,6 +89,8 @@ def toy_bundle(
     temperature: float = 1.0,
     seed: int = 0,
     compiled: Sequence[str] | None = None,
+    router: bool = False,
+    provenance: Mapping[str, object] = MappingProxyType({}),
 ) -> Toy:
     """Writes the bundle to `path`. `channels` at full width, times any width, must be even.
 
@@ -98,6 +105,8 @@ def toy_bundle(
             size = (channels, *shape[1:])
             made += [_body(stage, width, precision, size)] if stage < depths else []
             made.append(_head(stage, depths, width, precision, size, classes))
+    if router:
+        made.append(_router(shape, channels, len(widths) * depths * len(precisions), weights, seed))
     manifest = Manifest(
         network="toy",
         classes=tuple(f"class {n}" for n in range(classes)),
@@ -115,7 +124,7 @@ def toy_bundle(
             for width, depth, precision in product(widths, range(1, depths + 1), precisions)
         ),
         fragments=tuple(fragment for fragment, _ in made),
-        provenance={"made by": "tests/runtime/toy.py", "seed": seed},
+        provenance={"made by": "tests/runtime/toy.py", "seed": seed, **provenance},
         members={},
     )  # fmt: skip
     graphs = {fragment.member: graph for fragment, graph in made}
@@ -191,6 +200,26 @@ def _head(depth: int, depths: int, width: float, precision: str, size: tuple[int
     }
     logits, member = TensorSpec(f"logits{depth}", (classes,)), _member(name, width, precision)
     return Fragment(depth, width, precision, "head", member, source, logits, bindings), graph
+
+
+def _router(shape: tuple[int, int, int], channels: int, points: int, weights: dict[str, NDArray], seed: int) -> Made:
+    """Puts its weights beside the others."""
+    random = np.random.default_rng([seed, 1])
+    weights["router.weight"] = random.standard_normal((points, channels), np.float32)
+    weights["router.bias"] = random.standard_normal(points, np.float32)
+    source = _features(0, 1.0, (channels, *shape[1:]))
+    nodes = [
+        helper.make_node("GlobalAveragePool", [source.name], ["router.pool"]),
+        helper.make_node("Flatten", ["router.pool"], ["router.flat"]),
+        helper.make_node("Gemm", ["router.flat", "router.w", "router.b"], ["odds"]),
+    ]
+    graph = _graph(nodes, {"router.w": (channels, points), "router.b": (points,)})
+    bindings = {
+        "router.w": Binding("router.weight", (None, None), perm=(1, 0)),
+        "router.b": Binding("router.bias", (None,)),
+    }
+    odds = TensorSpec("odds", (points,))
+    return Fragment(0, None, "fp32", "router", "graphs/router.onnx", source, odds, bindings), graph
 
 
 def _features(stage: int, width: float, size: tuple[int, int, int]) -> TensorSpec:

@@ -1,0 +1,76 @@
+"""Routing: a router on the stem says of every operating point how likely it is right on this input, before the rest.
+
+References: Li et al., Dynamic Slimmable Network, CVPR 2021, whose gate chooses the width of each input by its first
+features; Bolukbasi et al., Adaptive Neural Networks for Efficient Inference, ICML 2017.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from .alert import Alert
+from .heading import Heading
+from .situation import Situation, Step, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Runs the router first, then heads for the soonest exit that is as likely right on this input as is `enough`.
+
+    What the router says is in `Situation.accuracy` from then on, so `then` decides as ever, for this input instead of
+    for all. Where no exit is as likely right, it is the likeliest one in time.
+
+    Where there isn't time for both the router and the soonest exit, by their highest quantiles, nothing is routed, and
+    `then` decides by what exits are like for all inputs. It also goes without where nothing offers a router.
+
+    Args:
+        enough: `min_accuracy` of budgets that say none, in (0, 1].
+        then: decides everything else.
+    """
+
+    looks_at_load: ClassVar[bool] = False  # but through the times that are predicted
+    routes: ClassVar[bool] = True
+    enough: float = 0.9
+    then: Heading = field(default_factory=Alert)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.enough <= 1:
+            raise ValueError(f"enough is {self.enough}; say how likely right an answer must be, in (0, 1]")
+
+    def next(self, situation: Situation) -> Step | Stop:
+        """As of `then`, or the router."""
+        places = [at for at, step in enumerate(situation.steps) if not step.depth]
+        if not places:
+            return self.then.next(_with_budget(situation, self.enough))
+        latest_ms = situation.finish_ms[:, -1]
+        rest = [at for at, step in enumerate(situation.steps) if step.depth]
+        look = min(places, key=latest_ms.__getitem__)
+        if latest_ms[look] + latest_ms[rest].min() + self.then.margin_ms <= situation.slack_ms:
+            return situation.steps[look]
+        return self.then.next(_only(situation, rest))
+
+
+def routes(policy: object) -> bool:
+    """Whether a policy wants to be offered routers."""
+    return bool(getattr(policy, "routes", False))
+
+
+def _with_budget(situation: Situation, enough: float) -> Situation:
+    budget = situation.budget
+    return situation if budget.min_accuracy is not None else replace(
+        situation, budget=replace(budget, min_accuracy=enough)
+    )  # fmt: skip
+
+
+def _only(situation: Situation, places: list[int]) -> Situation:
+    """With the steps at these places alone."""
+    at = np.array(places)
+    energy_mj = None if situation.energy_mj is None else situation.energy_mj[at]
+    return replace(
+        situation,
+        steps=tuple([situation.steps[place] for place in places]),
+        finish_ms=situation.finish_ms[at],
+        accuracy=situation.accuracy[at],
+        energy_mj=energy_mj,
+    )
