@@ -7,9 +7,9 @@ from typing import Any
 
 from ..policies.situation import Step
 from ..runtime.bundle import Bundle
-from ..runtime.menu import all_steps
 from ..runtime.options import chosen_model
 from ..runtime.profile import Profile
+from ..runtime.steps import all_steps
 from .contention_contestants import BOTH, OURS, PROFILE, Runtime
 from .foresight import LEVEL, LONG, PATHS, STEPS, TUNED, evaluate
 from .recordings import Recording

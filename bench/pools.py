@@ -14,7 +14,7 @@ from ..policies.situation import Step
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
 from ..runtime.engines.onnx import OnnxEngine
-from ..runtime.menu import legs
+from ..runtime.steps import legs
 from .report import FloatArray, Row, interleaved, spread
 
 THREADS = 2

@@ -21,7 +21,7 @@ from ..policies.situation import Step
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
 from ..runtime.handover import SOON
-from ..runtime.menu import legs, spans, ways
+from ..runtime.steps import legs, spans, ways
 from ..runtime.thread_clock import thread_clock
 
 _FORMAT = 2

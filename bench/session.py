@@ -25,7 +25,8 @@ from ..policies.situation import Budget, Evidence, OperatingPoint, Policy
 from ..runtime.bundle import Bundle
 from ..runtime.engines import make_engine
 from ..runtime.measure import measure_profile
-from ..runtime.menu import Menu, Outline
+from ..runtime.menu import Menu
+from ..runtime.outline import Outline
 from ..runtime.profile import Profile, profile_path
 from ..runtime.runner import Runner
 from ..runtime.session import load

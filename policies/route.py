@@ -21,8 +21,9 @@ class Route:
     What the router says is in `Situation.accuracy` from then on, so `then` decides as ever, for this input instead of
     for all. Where no exit is as likely right, it is the likeliest one in time.
 
-    Where there isn't time for both the router and the soonest exit, by their highest quantiles, nothing is routed, and
-    `then` decides by what exits are like for all inputs. It also goes without where nothing offers a router.
+    A router is run in one precision, and so is what follows it: that whose most accurate exit is soonest. Where there
+    isn't time for both the router and the soonest exit, by their highest quantiles, nothing is routed, and `then`
+    decides by what exits are like for all inputs. It also goes without where nothing offers a router.
 
     Args:
         enough: `min_accuracy` of budgets that say none, in (0, 1].
@@ -40,20 +41,31 @@ class Route:
 
     def next(self, situation: Situation) -> Step | Stop:
         """As of `then`, or the router."""
-        places = [at for at, step in enumerate(situation.steps) if not step.depth]
-        if not places:
+        looks = [step for step in situation.steps if not step.depth]
+        if not looks:
             return self.then.next(_with_budget(situation, self.enough))
-        latest_ms = situation.finish_ms[:, -1]
-        rest = [at for at, step in enumerate(situation.steps) if step.depth]
-        look = min(places, key=latest_ms.__getitem__)
-        if latest_ms[look] + latest_ms[rest].min() + self.then.margin_ms <= situation.slack_ms:
-            return situation.steps[look]
-        return self.then.next(_only(situation, rest))
+        latest_ms, rest = situation.finish_ms[:, -1].tolist(), _exits_of(situation, None)
+        ways = []
+        for look in looks:
+            mine = _exits_of(situation, look.precision)
+            if not mine:  # the engine failed at all of them
+                continue
+            best = max(mine, key=lambda at: (situation.accuracy[at], -latest_ms[at]))
+            before_ms = latest_ms[situation.steps.index(look)] + self.then.margin_ms
+            if before_ms + min(latest_ms[at] for at in mine) <= situation.slack_ms:
+                ways.append((before_ms + latest_ms[best], look))
+        return min(ways)[1] if ways else self.then.next(_only(situation, rest))
 
 
 def routes(policy: object) -> bool:
     """Whether a policy wants to be offered routers."""
     return bool(getattr(policy, "routes", False))
+
+
+def _exits_of(situation: Situation, precision: str | None) -> list[int]:
+    """The places of the steps to exits, in one precision or in any."""
+    steps = enumerate(situation.steps)
+    return [at for at, step in steps if step.depth and precision in (None, step.precision)]
 
 
 def _with_budget(situation: Situation, enough: float) -> Situation:

@@ -30,10 +30,11 @@ from .course import Request
 from .energy import EnergyMeter, Power, open_meter
 from .engines import Engine, make_engine, runnable
 from .inputs import UNLIMITED, Samples, check_input
-from .menu import Outline, legs, routed_legs, spans, ways
+from .outline import Outline
 from .profile import BACK_TO_BACK, PACED, Profile, cached_profile, device_key, profile_path
 from .runner import Runner
 from .stand import NOTHING, Clocks, Reached, start_of
+from .steps import legs, routed_legs, spans, ways
 from .thread_clock import thread_clock
 
 LEVELS = (0.5, 0.9, 0.95, 0.99)

@@ -9,8 +9,10 @@ from typing import NamedTuple
 from ..policies.situation import FloatArray, OperatingPoint, Step
 from .engines import Engine
 from .manifest import Manifest
-from .menu import Menu, Menus, Outline, routers
+from .menu import Menu, Menus
+from .outline import Outline
 from .profile import Profile
+from .steps import routers
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import numpy as np
 from ..policies.situation import FloatArray, OperatingPoint, Step
 from .bundle import Bundle
 from .energy import Power
-from .menu import all_steps
+from .steps import all_steps
 
 FORMAT = 4
 LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino"}  # engine → the distribution that runs its graphs

@@ -20,9 +20,9 @@ from ..policies.situation import OperatingPoint, Policy, Stop
 from .certified import certified_rule
 from .inputs import Samples
 from .manifest import Certified, CertifiedWay, Manifest
-from .menu import legs
 from .runner import Runner
 from .stand import Reached
+from .steps import legs
 from .worker import Worker
 
 Rules = dict[tuple[float, str], Rule]  # by width and precision

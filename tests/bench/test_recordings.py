@@ -7,7 +7,7 @@ from stretto.policies.load import Load
 from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
-from stretto.runtime.menu import legs, ways
+from stretto.runtime.steps import legs, ways
 
 from ..runtime.toy import toy_bundle
 

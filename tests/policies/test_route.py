@@ -35,6 +35,17 @@ def test_without_time_for_the_router_and_an_exit_it_goes_to_one_at_once():
     assert Route(then=Deadline()).next(start(4.4)) == ENDS[0]
 
 
+def test_router_is_run_in_the_precision_whose_most_accurate_exit_is_soonest():
+    before = start()
+    slow = [step._replace(precision="fp64") for step in before.steps]
+    finish_ms = np.concatenate([before.finish_ms, 2 * before.finish_ms])
+    finish_ms[-1] = 0.1  # the router itself is quicker there
+    both = replace(
+        before, steps=(*before.steps, *slow), finish_ms=finish_ms, accuracy=np.concatenate([before.accuracy] * 2)
+    )
+    assert Route().next(both) == LOOK
+
+
 def test_time_that_is_to_be_kept_free_is():
     assert Route(then=Deadline(margin_ms=1.0)).next(start(5.4)) == ENDS[1 - 1]
 

@@ -7,8 +7,8 @@ from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.energy import Power
 from stretto.runtime.engines.cut import CutOff
-from stretto.runtime.menu import all_steps
 from stretto.runtime.profile import Profile
+from stretto.runtime.steps import all_steps
 
 LEVELS = (0.5, 0.9, 0.99)
 

@@ -8,7 +8,7 @@ from stretto.runtime.bundle import Bundle
 from stretto.runtime.energy import EnergyMeter, Power, open_meter
 from stretto.runtime.engines import make_engine
 from stretto.runtime.measure import kept_profile, measure_and_keep, measure_profile, warm_up_profile
-from stretto.runtime.menu import all_steps
+from stretto.runtime.steps import all_steps
 
 from .fakes import Clock, SetPace, expected_ms
 from .sensors.trees import plant, zone

@@ -12,8 +12,8 @@ from stretto.policies.situation import OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.energy import Power
 from stretto.runtime.engines import ENGINES
-from stretto.runtime.menu import all_steps
 from stretto.runtime.profile import LIBRARIES, Profile, cached_profile, device_key, profile_path
+from stretto.runtime.steps import all_steps
 
 from .fakes import set_profile
 from .toy import toy_bundle

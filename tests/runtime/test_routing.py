@@ -11,8 +11,8 @@ from stretto.policies.situation import Budget, OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
 from stretto.runtime.measure import measure_profile
-from stretto.runtime.menu import all_steps
 from stretto.runtime.session import Session
+from stretto.runtime.steps import all_steps
 
 from stretto import load
 

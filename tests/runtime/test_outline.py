@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from stretto.policies.situation import OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
-from stretto.runtime.menu import Outline
+from stretto.runtime.outline import Outline
 
 from .toy import toy_bundle
 
