@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from .alert import Alert
+from .exits import Rule
 from .heading import Heading
 from .situation import Situation, Step, Stop
 
@@ -39,11 +40,16 @@ class Route:
         if not 0 < self.enough <= 1:
             raise ValueError(f"enough is {self.enough}; say how likely right an answer must be, in (0, 1]")
 
+    @property
+    def rule(self) -> Rule | None:
+        """What may stop at an exit."""
+        return self.then.rule
+
     def next(self, situation: Situation) -> Step | Stop:
         """As of `then`, or the router."""
         looks = [step for step in situation.steps if not step.depth]
         if not looks:
-            return self.then.next(_with_budget(situation, self.enough))
+            return self.then.next(_with_budget(situation, self.enough) if situation.routed else situation)
         latest_ms, rest = situation.finish_ms[:, -1].tolist(), _exits_of(situation, None)
         ways = []
         for look in looks:
@@ -77,7 +83,7 @@ def _with_budget(situation: Situation, enough: float) -> Situation:
 
 def _only(situation: Situation, places: list[int]) -> Situation:
     """With the steps at these places alone."""
-    at = np.array(places)
+    at = np.array(places, np.intp)
     energy_mj = None if situation.energy_mj is None else situation.energy_mj[at]
     return replace(
         situation,

@@ -11,6 +11,8 @@ from .latency import IntArray, Ran, TimeModel
 from .load import Load
 from .situation import FloatArray
 
+_KEPT = 64  # answers since the last observation, beside the times that were asked about
+
 
 @dataclass(slots=True)
 class ScalarFilter(TimeModel):
@@ -49,7 +51,7 @@ class ScalarFilter(TimeModel):
     _gain: float = field(init=False, repr=False)
     _error: float = field(init=False, repr=False, default=0.0)
     _deviations: FloatArray = field(init=False, repr=False)
-    _said: tuple[FloatArray, FloatArray] | None = field(init=False, repr=False, default=None)  # lately, of those times
+    _said: dict[int, tuple[FloatArray, FloatArray]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._drift, self._gain = self.least_drift, self.start_gain
@@ -57,12 +59,15 @@ class ScalarFilter(TimeModel):
 
     def finish_ms(self, idle_ms: FloatArray, ran_ms: float, load: Load, legs: IntArray | None = None) -> FloatArray:
         """Normal quantiles, cut off at a tenth of the profiled time; not to be changed."""
-        if self._said is not None and self._said[0] is idle_ms:
-            return self._said[1]
+        known = self._said.get(id(idle_ms))
+        if known is not None and known[0] is idle_ms:
+            return known[1]
         spread = sqrt(self.variance + self.noise * self.with_noise)
         slowdowns = np.maximum(self.slowdown + spread * self._deviations, 0.1)
         said = np.outer(idle_ms[:, self.median], slowdowns)
-        self._said = idle_ms, said
+        if len(self._said) >= _KEPT:
+            self._said.clear()
+        self._said[id(idle_ms)] = idle_ms, said
         return said
 
     def observe(self, ran: Ran) -> None:
@@ -70,7 +75,7 @@ class ScalarFilter(TimeModel):
         ratio = ran.wall_ms / float(ran.idle_ms[self.median])
         if ran.whole_path or (ran.cut_off and ratio <= self.slowdown):
             return
-        self._said = None
+        self._said.clear()
         self._drift = max(
             self.least_drift, self.memory * self._drift + (1 - self.memory) * (self._gain * self._error) ** 2
         )

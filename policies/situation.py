@@ -83,7 +83,7 @@ class Situation:
         evidence: exits reached so far, oldest first; empty before the first.
         steps: what can run now, in a fixed order; empty at the end of the network. Routers, to depth 0, are only there
             for policies with an attribute `routes` that is true.
-        finish_ms: (steps, levels) time from now until that step's exit is reached, one column a quantile level.
+        finish_ms: (steps, levels) time from now until that step's exit has answered, one column a quantile level.
         levels: (levels,) the quantile levels of `finish_ms`, ascending, in (0, 1).
         accuracy: (steps,) accuracy expected at that step's exit, in [0, 1]: held out, or on this input, where a router
             said that; 0 of a router.
@@ -92,6 +92,7 @@ class Situation:
         energy_mj: (steps,) energy expected from now until that step's exit; None where it isn't known, and for policies
             that don't say `looks_at_energy`.
         spent_mj: energy that was spent on it so far.
+        routed: whether `accuracy` is on this input, as a router said.
     """
 
     slack_ms: float
@@ -105,6 +106,7 @@ class Situation:
     load: float | None = None
     energy_mj: FloatArray | None = field(default=None)
     spent_mj: float = 0.0
+    routed: bool = False
 
 
 class Stop(StrEnum):

@@ -12,7 +12,7 @@ from .stand import Reached, Start
 # not frozen, which would take 1.2 µs of some 11 that a request spends in Python
 @dataclass(slots=True)
 class Answer:
-    """The best of the exits reached: the one with the highest held-out accuracy, of equal ones the deepest.
+    """The best of the exits reached: the one with the highest expected accuracy, of equal ones the deepest.
 
     Where a confidence ended the request, it is the exit that was sure; where its promise covers the answer, the final
     exit where none was, as calibration had it.
@@ -26,7 +26,7 @@ class Answer:
         deadline_met: whether that was in time; True where there was no deadline.
         stopped_by: why no further exit was run; None if more may follow (`Session.refine`).
         expected_ms: the time model's median, when the request began, of the time to this point.
-        expected_accuracy: this point's held-out accuracy, in [0, 1].
+        expected_accuracy: this point's held-out accuracy, or on this input by what a router says, in [0, 1].
         exits: depths of the exits that were computed, in that order.
         energy_mj: what this sample's steps took until then, those that ended early included, millijoules: by the
             profile, the median times at its power; in a batch, the sample's share.
@@ -102,7 +102,7 @@ def _expected_ms(request: Request, start: Start, point: OperatingPoint, median: 
     row = start.menu.rows.get(point.whole_way)
     if row is None or start.predicted_ms is None:  # not on the menu there: what the profile says
         return request.menus.exits[point].expected_ms
-    return float(start.predicted_ms[row, median])
+    return float(start.predicted_ms[row, median]) - start.menu.answer_ms
 
 
 def _accuracy(seen: Evidence) -> float:

@@ -126,7 +126,11 @@ class BatchRun(Course):
     def _fall_back(self, group: Group, failed: Failed) -> list[Group]:
         """Decides again without the point: how to go on from here, or else whether to start again at another width."""
         at = self._read_passed(group)
-        self._without(failed, group.stand, at)
+        menus = self._without(failed, group.stand, at)
+        if at is not None and not group.stand.menu.steps and not self.reached[group.samples[0]]:  # behind a router
+            stand = self._runner.begin(self._x[group.samples], menus.start)
+            stand.spent_mj = group.stand.spent_mj
+            return self._part(stand, group.samples, None)
         groups = self._part(group.stand, group.samples, at)
         stopped = [sample for sample in group.samples if sample in self.stops]
         if at is None or not stopped:

@@ -83,8 +83,9 @@ class Course:
         parts = stand.menu.legs[step] if passing else self._offers.parts(stand.menu, step)
         if self._request.deadline == inf or (len(parts) == 1 and not has_answer):
             return self._runner.take(stand, step, parts, lambda: cut, passing=passing)
-        ends_ms = self._runner.ends_ms(stand, step)
-        due_s = [self._request.deadline - (ends_ms[-1] - end_ms) / 1e3 for end_ms in ends_ms[:-1]]
+        answer_ms = stand.menu.answer_ms
+        ends_ms = [end_ms - answer_ms for end_ms in self._runner.ends_ms(stand, step)]
+        due_s = [self._request.deadline - (answer_ms + ends_ms[-1] - end_ms) / 1e3 for end_ms in ends_ms[:-1]]
         if self._guards is None or not self._guards.help(ends_ms, has_answer):
             return self._runner.take(stand, step, parts, lambda: cut, due_s, passing)
         self._guard = guard = self._guard or self._guards.until(self._request.deadline)

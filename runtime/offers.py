@@ -83,7 +83,7 @@ class Offers:
         return routers(self._manifest) if self._routed else ()
 
     def targets(self) -> tuple[Step, ...]:
-        """What one sample may be headed for from the start, by any policy but a fixed one; to be loaded."""
+        """What one sample may be headed for from the start or a router, by any policy but a fixed one; to be loaded."""
         outline, times = self._outlined(frozenset())
         return outline.targets(times(1), self._median)
 

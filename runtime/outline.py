@@ -52,7 +52,7 @@ class Outline:
         self.steps = all_steps(manifest)
         self._failed, self._whole, self._at = failed, whole, {step: at for at, step in enumerate(self.steps)}
         self._first, self._columns = first, {point: column for column, point in enumerate(routed)}
-        self._routers = tuple([step for step in routers(manifest) if routed and step.point not in failed])
+        self._routers = routers(manifest) if routed else ()
         # where an exit leads comes before it
         records = sorted(manifest.points, key=lambda record: (-record.width, -record.depth))
         self._points = {record.point: record for record in records}
@@ -116,10 +116,12 @@ class Outline:
         return self._kept_place(steps)
 
     def _with_routers(self, start: Place) -> Place:
-        """As many steps more, none of which is on another's way."""
-        if not self._routers:
+        """As many steps more, none of which is on another's way: those that work and lead somewhere."""
+        working = [router for router in self._routers if router.point not in self._failed]
+        useful = [router for router in working if self._behind_router(router).steps]
+        if not useful:
             return start
-        more = {router: len(start.steps) + number for number, router in enumerate(self._routers)}
+        more = {router: len(start.steps) + number for number, router in enumerate(useful)}
         return Place(
             (*start.steps, *more),
             np.append(start.accuracy, np.zeros(len(more))),

@@ -125,15 +125,18 @@ class Plans:
 
     def _plan(self, menus: Menus, finish_ms: FloatArray, budget: Budget, step: Step, settled: _Settled) -> Plan:
         start = menus.start
-        is_whole = step.depth > 0 and self._offers.parts(start, step) == (step,)  # a router's isn't the last decision
-        energy_mj = float(start.energy_mj[start.rows[step]])
+        energy_mj, is_whole = float(start.energy_mj[start.rows[step]]), self._is_whole(menus, step)
         return Plan(menus, finish_ms, budget, step, start.after[step], energy_mj, is_whole, settled)
+
+    def _is_whole(self, menus: Menus, step: Step) -> bool:
+        """Whether it is run as one graph, to an exit."""
+        return step.depth > 0 and self._offers.parts(menus.start, step) == (step,)
 
     def _settled(self, menus: Menus, finish_ms: FloatArray, budget: Budget, step: Step, load: Load) -> _Settled:
         """For an exit that is reached soon, about when it is expected, or late; the first of them that it ends at."""
         runner, start = self._runner, menus.start
         exit, row, median = start.after[step], start.rows[step], runner.model.levels.index(0.5)
-        if runner.looks_at_answers or not exit.menu.steps:
+        if runner.looks_at_answers or not exit.menu.steps or not self._is_whole(menus, step):
             return None
         reached_ms = [ms - start.answer_ms for ms in finish_ms[row, [0, median, -1]].tolist()]
         onward_ms = runner.foretell(exit.menu, reached_ms[1], load)

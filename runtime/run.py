@@ -221,11 +221,13 @@ class Run(Course):
         """Decides again without the point: how to go on from here, or else whether to start again at another width."""
         self._is_path = False
         self._read_passed()
-        menus = self._without(failed, self._stand, self._at)
-        (self.choice,) = self._ask(self._stand, (self.reached,))
-        if self._at is not None and isinstance(self.choice, Stop):
-            self._at, self._stand.x, self._stand.menu = None, self._x, menus.start
-            (self.choice,) = self._ask(self._stand, (self.reached,))
+        menus, stand = self._without(failed, self._stand, self._at), self._stand
+        is_stuck = self._at is not None and not self.reached and not stand.menu.steps  # behind a router
+        if not is_stuck:
+            (self.choice,) = self._ask(stand, (self.reached,))
+        if self._at is not None and (is_stuck or isinstance(self.choice, Stop)):
+            self._at, stand.x, stand.menu, stand.chances = None, self._x, menus.start, None
+            (self.choice,) = self._ask(stand, (self.reached,))
 
 
 def rehearse(runner: Runner, offers: Offers, shape: tuple[int, ...], exit_by_exit: bool) -> None:

@@ -149,7 +149,7 @@ class Runner:
         accuracy = menu.accuracy if chances is None else chances[menu.columns]
         situation = Situation(
             slack_ms, budget, seen, menu.steps, finish_ms, self.model.levels, accuracy, load=load.busy,
-            energy_mj=energy_mj, spent_mj=spent_mj,
+            energy_mj=energy_mj, spent_mj=spent_mj, routed=chances is not None,
         )  # fmt: skip
         return menu.choose(self.policy, situation)
 

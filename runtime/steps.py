@@ -7,12 +7,12 @@ from .manifest import Manifest
 
 
 def spans(manifest: Manifest, width: float, precision: str, first: int = 0) -> tuple[Step, ...]:
-    """The steps that start at stage `first` (0 for the stem, else 2 or more), nearest exit first."""
+    """The steps that start at stage `first` (0 for the stem, 1 after a router, else 2 or more), nearest exit first."""
     return tuple(Step(first, depth, width, precision) for depth in range(max(first, 1), manifest.depths + 1))
 
 
 def starts(manifest: Manifest) -> tuple[int, ...]:
-    """The stages that steps can start at: the stem, and the one after each exit but the final."""
+    """The stages that steps can start at without a router: the stem, and the one after each exit but the final."""
     return (0, *range(2, manifest.depths + 1))
 
 

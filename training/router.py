@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -77,13 +78,13 @@ def with_router(
     """Write a bundle again with a router, in place of one that it has. `path` may be the bundle's own.
 
     Args:
-        train: (x, y) batches, as many as can be had: what the network was trained on will do.
+        train: (x, y) batches, the same each time, as many as can be had: what the network was trained on will do.
         calibration: (x, y) batches that the network never saw, of which the router's probabilities are made true.
         provenance: what the manifest is to say of the router beside its MACs and what it was fitted on.
         progress: told what is being done, how much of it is done, and how much there is.
 
     Raises:
-        ValueError: the data don't fit the bundle or can be gone through only once, the bundle has no fp32, or the
+        ValueError: the data don't fit the bundle, can be gone through only once or shuffle, it has no fp32, or the
             folder of `path` isn't there.
         ExportError: the network is so small that no router takes little enough of its MACs.
     """
@@ -193,12 +194,17 @@ def _lesson(draft: Bundle, head: RouterHead, loader: Loader, what: str, tell: Te
     logits, labels = every_logits(draft, loader, partial(told, what, tell=tell))
     right = np.stack([logits[point].argmax(1) == labels for point in draft.routed], axis=1)
     engine, step = make_engine("onnx", draft), draft.manifest.router_step()
-    cells: list[torch.Tensor] = []
+    cells, again = list[torch.Tensor](), list[NDArray[np.int64]]()
     try:
-        for x, _ in told(f"{what} stem", loader, tell):
+        for x, y in told(f"{what} stem", loader, tell):
+            again.append(np.asarray(y))
             cells.append(head.pooled(_tensor(engine.run(step, x)[1])).half())
     finally:
         engine.close()
+    if not np.array_equal(np.concatenate(again), labels):
+        raise ValueError(
+            f"{what}: the batches came in another order the second time; give a loader that doesn't shuffle"
+        )
     return Lesson(torch.cat(cells), torch.from_numpy(right.astype(np.float32)), torch.from_numpy(labels))
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stretto.policies.alert import Alert
 from stretto.policies.deadline import Deadline
 from stretto.policies.route import Route, routes
 from stretto.policies.situation import Budget, Situation, Step
@@ -23,7 +24,7 @@ def routed(chances, slack_ms=100.0, **budget):
     """As the router left it."""
     before = start(slack_ms, **budget)
     steps = tuple(step._replace(first=1) for step in ENDS)
-    return replace(before, steps=steps, finish_ms=before.finish_ms[:4], accuracy=np.array(chances))
+    return replace(before, steps=steps, finish_ms=before.finish_ms[:4], accuracy=np.array(chances), routed=True)
 
 
 def test_router_goes_first():
@@ -72,7 +73,23 @@ def test_the_deadline_comes_before_what_is_enough():
 def test_it_goes_without_a_router_where_none_is_offered():
     before = start()
     bare = replace(before, steps=ENDS, finish_ms=before.finish_ms[:4], accuracy=before.accuracy[:4])
-    assert Route(enough=0.65).next(bare) == ENDS[2]
+    assert Route(enough=0.65).next(bare) == ENDS[3]  # for which it is asked in vain what is enough
+
+
+def test_where_nothing_was_routed_exits_are_taken_as_for_all_inputs():
+    held_out = replace(routed([0.91, 0.92, 0.93, 0.97]), routed=False)
+    assert Route(enough=0.9).next(held_out) == Alert().next(held_out) == Step(1, 2, 1.0)
+
+
+def test_with_nothing_behind_the_routers_none_goes_first():
+    before = start()
+    two = replace(before, steps=(ENDS[0], LOOK), finish_ms=before.finish_ms[[0, 4]], accuracy=before.accuracy[[0, 4]])
+    other = replace(two, steps=(ENDS[0], LOOK._replace(precision="int8")))
+    assert Route().next(two) == LOOK and Route().next(other) == ENDS[0]
+
+
+def test_its_rule_is_that_of_what_decides_everything_else():
+    assert Route(then=Deadline(confidence=0.8)).rule == Deadline(confidence=0.8).rule and Route().rule is None
 
 
 @pytest.mark.parametrize("enough", [0, -0.1, 1.1, float("nan")])

@@ -53,3 +53,11 @@ def test_whole_path_is_not_learnt_twice():
     model = ScalarFilter()
     model.observe(ran(5.0, whole_path=True))
     assert model.slowdown == 1.0
+
+
+def test_what_was_said_of_several_menus_is_kept_until_something_ran():
+    model, menus = ScalarFilter(), [np.array([[float(n + 1)]]) for n in range(3)]
+    said = [model.finish_ms(menu, 0.0, UNKNOWN) for menu in menus]
+    assert all(model.finish_ms(menu, 0.0, UNKNOWN) is one for menu, one in zip(menus, said, strict=True))
+    model.observe(ran(2.0))
+    assert model.finish_ms(menus[0], 0.0, UNKNOWN) is not said[0]

@@ -205,6 +205,21 @@ def test_time_to_make_the_answer_is_kept_free_in_a_plan_too(opened, bundle):
         assert session.infer(SAMPLE, 3049).point.width < 1.0 or session.infer(SAMPLE, 3049).point.depth < DEPTHS
 
 
+def test_a_leg_is_not_begun_where_there_is_time_for_it_but_not_for_the_answer(opened, bundle):
+    class Late(SetPace):
+        late_s = 0.0
+
+        def run(self, step, x, cut=None):
+            self._clock.sleep(self.late_s if step.depth == 1 else 0.0)
+            return super().run(step, x, cut)
+
+    profile = replace(set_profile(bundle, STAGE_MS), answers={1: (400.0, 400.0, 400.0)})
+    session, _, engine, _ = opened(Deadline(), Late, profile, exit_by_exit=True)
+    assert session.infer(SAMPLE, 3500.0).exits == (1, 2, 3)
+    engine.late_s = 0.3
+    assert session.infer(SAMPLE, 3500.0).exits == (1, 2)
+
+
 def test_bad_input_is_told_as_ever(opened):
     session, *_ = opened()
     for _ in range(3):

@@ -10,6 +10,7 @@ from stretto.policies.scores import probabilities
 from stretto.policies.situation import Budget, OperatingPoint, Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
+from stretto.runtime.errors import EngineError
 from stretto.runtime.measure import measure_profile
 from stretto.runtime.session import Session
 from stretto.runtime.steps import all_steps
@@ -149,6 +150,27 @@ def test_a_router_that_fails_is_left(toy, opened, caplog):
         answers = [session.infer(sample) for sample in toy.samples(3)]
     assert len(caplog.records) == 1 and all(answer.exits for answer in answers)
     assert session.stats.failures == {OperatingPoint(1.0, 0): 1}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_where_all_points_of_the_routed_precision_fail_it_starts_again_in_another(tmp_path, count):
+    toy = toy_bundle(tmp_path / "two.stretto", router=True, precisions=("fp32", "int8"))
+    bundle = Bundle.open(toy.path)
+    engine = Faulty(make_engine("onnx", bundle), lambda step: False)
+    with Session(bundle, engine, Route(), set_profile(bundle, 1.0)) as session:
+        first = session.infer(toy.samples(1)[0]).point.precision
+        engine.fails = lambda step: step.precision == first and step.depth > 0
+        answers = session.infer(toy.samples(count))
+        assert {answer.point.precision for answer in answers} == {"fp32", "int8"} - {first}
+
+
+def test_where_only_the_router_works_the_error_says_what_failed(toy, opened):
+    broken = False
+    session, _ = opened(around=lambda engine: Faulty(engine, lambda step: broken and step.depth > 0))
+    broken = True
+    for _ in range(3):
+        with pytest.raises(EngineError, match="no luck"):
+            session.infer(toy.samples(1)[0])
 
 
 def test_profile_has_the_router_and_what_follows_it(bundle):

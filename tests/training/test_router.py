@@ -69,6 +69,27 @@ def chances(bundle: Bundle, x: np.ndarray, precision: str = "fp32") -> np.ndarra
     return 1 / (1 + np.exp(-odds))
 
 
+class Shuffled:
+    """Batches whose order is another one each time."""
+
+    def __init__(self, batches: Batches):
+        ((self.x, self.y),), self.times = batches, 0
+
+    def __iter__(self) -> Any:
+        self.times += 1
+        order = np.random.default_rng(self.times).permutation(len(self.y))
+        return iter([(self.x[order], self.y[order])])
+
+
+def test_batches_that_come_in_another_order_each_time_are_refused(supernet, plain, tmp_path):
+    with pytest.raises(ValueError, match="another order the second time"):
+        with_router(
+            plain, Shuffled(data(supernet, 64, 0)), tmp_path / "x.stretto", calibration=data(supernet, 32, 1),
+            options=QUICK,
+        )  # fmt: skip
+    assert not (tmp_path / "x.stretto").exists()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_router_tells_what_the_full_network_will_get_right(supernet, routed, precision):
     ((x, _),) = data(supernet, 200, 2)
