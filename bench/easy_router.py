@@ -57,7 +57,7 @@ def router_curve(bundle: Bundle, precision: str, logits: tuple[Logits, Logits], 
 
 
 def sent(chances: NDArray[np.floating]) -> NDArray[np.integer]:
-    """(samples, `ENOUGH`) which point is the first that is likely enough right, or the likeliest"""
+    """(samples, `ENOUGH`) which point is the first that is likely enough right, or the likeliest."""
     likely = chances[:, :, None] >= np.array(ENOUGH)
     found: NDArray[np.integer] = np.where(likely.any(axis=1), likely.argmax(axis=1), chances.argmax(axis=1)[:, None])
     return found

@@ -123,7 +123,7 @@ def _alike(has: Manifest, confidence: float | tuple[float, ...]) -> Iterator[Ada
 def _across(bundle: Bundle, confidence: float | tuple[float, ...]) -> Iterator[Adaptive]:
     """What may answer at any width."""
     has = bundle.manifest
-    if isinstance(confidence, float) and len(has.widths) > 1:
+    if not isinstance(confidence, tuple) and len(has.widths) > 1:
         for precision in has.precisions:
             first = OperatingPoint(has.widths[0], has.depths, precision)
             says = {"rule": "escalation", "threshold": confidence}

@@ -75,10 +75,9 @@ def _exits_of(situation: Situation, precision: str | None) -> list[int]:
 
 
 def _with_budget(situation: Situation, enough: float) -> Situation:
-    budget = situation.budget
-    return situation if budget.min_accuracy is not None else replace(
-        situation, budget=replace(budget, min_accuracy=enough)
-    )  # fmt: skip
+    if situation.budget.min_accuracy is not None:
+        return situation
+    return replace(situation, budget=replace(situation.budget, min_accuracy=enough))
 
 
 def _only(situation: Situation, places: list[int]) -> Situation:

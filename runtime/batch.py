@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ..policies.situation import Evidence, OperatingPoint, Step, Stop
-from .course import Course, Request, depths_of
+from .course import Course, Request, depths_of, is_behind_router
 from .engines.cut import CutOff
 from .inputs import Samples
 from .offers import Offers
@@ -126,17 +126,14 @@ class BatchRun(Course):
     def _fall_back(self, group: Group, failed: Failed) -> list[Group]:
         """Decides again without the point: how to go on from here, or else whether to start again at another width."""
         at = self._read_passed(group)
-        menus = self._without(failed, group.stand, at)
-        if at is not None and not group.stand.menu.steps and not self.reached[group.samples[0]]:  # behind a router
-            stand = self._runner.begin(self._x[group.samples], menus.start)
-            stand.spent_mj = group.stand.spent_mj
-            return self._part(stand, group.samples, None)
-        groups = self._part(group.stand, group.samples, at)
-        stopped = [sample for sample in group.samples if sample in self.stops]
+        self._without(failed, group.stand, at)
+        is_stuck = is_behind_router(group.stand, at, self.reached[group.samples[0]])
+        groups = [] if is_stuck else self._part(group.stand, group.samples, at)
+        stopped = [sample for sample in group.samples if is_stuck or sample in self.stops]
         if at is None or not stopped:
             return groups
         for sample in stopped:
-            del self.stops[sample]
+            self.stops.pop(sample, None)
         start = self._offers.menus(len(stopped)).start
         again = self._runner.begin(self._x[stopped], start)
         again.spent_mj = group.stand.spent_mj

@@ -100,6 +100,11 @@ class Course:
         return menus
 
 
+def is_behind_router(stand: Stand, at: OperatingPoint | None, reached: Reached) -> bool:
+    """Whether nothing is left behind the router where it stands, so that it must start again: no exit is in hand."""
+    return at is not None and not reached and not stand.menu.steps
+
+
 def depths_of(passed: Iterable[tuple[Exit, object]]) -> list[int]:
     """Of these exits; a router is none."""
     return [exit.point.depth for exit, _ in passed if exit.point.depth]

@@ -11,7 +11,7 @@ from ..policies.exits import rule_of
 from ..policies.fixed import Fixed
 from ..policies.situation import FloatArray, OperatingPoint, Step, Stop
 from ..policies.targets import walk
-from .course import Course, Request, depths_of
+from .course import Course, Request, depths_of, is_behind_router
 from .engines.cut import Cut, CutOff
 from .inputs import UNLIMITED, Samples
 from .menu import Exit, Menu
@@ -222,7 +222,7 @@ class Run(Course):
         self._is_path = False
         self._read_passed()
         menus, stand = self._without(failed, self._stand, self._at), self._stand
-        is_stuck = self._at is not None and not self.reached and not stand.menu.steps  # behind a router
+        is_stuck = is_behind_router(stand, self._at, self.reached)
         if not is_stuck:
             (self.choice,) = self._ask(stand, (self.reached,))
         if self._at is not None and (is_stuck or isinstance(self.choice, Stop)):

@@ -40,6 +40,5 @@ def routers(manifest: Manifest) -> tuple[Step, ...]:
 
 def routed_legs(manifest: Manifest, width: float, precision: str) -> tuple[Step, ...]:
     """The steps of a request that goes exit by exit from a router."""
-    begins = (1, *starts(manifest)[1:])
-    onward = tuple(spans(manifest, width, precision, first)[0] for first in begins)
-    return (manifest.router_step(precision), *onward)
+    first, *onward = legs(manifest, width, precision)
+    return (manifest.router_step(precision), first._replace(first=1), *onward)

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policies.scores import probabilities
+
 _STEPS, _SHRINK = 30, 1e-2  # Newton's; shrinking keeps numbers finite where one sign of the log-odds is always right
 
 
@@ -31,7 +33,7 @@ def _newton(known: NDArray[np.float64], right: NDArray[np.floating], start: NDAr
     """The weights of `known`, (samples, weights), drawn a little towards `start`."""
     weights = start.copy()
     for _ in range(_STEPS):
-        chance = 1 / (1 + np.exp(-np.clip(known @ weights, -50, 50)))
+        chance = probabilities(known @ weights)
         gradient = known.T @ (chance - right) + _SHRINK * (weights - start)
         curvature = (known * (chance * (1 - chance))[:, None]).T @ known + _SHRINK * np.eye(len(start))
         step, before = np.linalg.solve(curvature, gradient), _loss(known, right, weights, start)

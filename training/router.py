@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ..policies.scores import FloatArray
+from ..policies.scores import FloatArray, probabilities
 from ..runtime.bundle import Bundle, write_bundle
 from ..runtime.engines import make_engine
 from ..runtime.manifest import Fragment, Manifest, TensorSpec
@@ -179,7 +179,7 @@ def correct_head(head: RouterHead, exam: Lesson) -> dict[str, float]:
     odds, right = _odds(head, exam.cells), exam.right.numpy()
     fits = np.array([fit_log_odds(odds[:, point], right[:, point]) for point in range(right.shape[1])])
     head.correct(fits[:, 0], fits[:, 1])
-    chance = 1 / (1 + np.exp(-_odds(head, exam.cells)))
+    chance = probabilities(_odds(head, exam.cells))
     return {"error": float(((chance - right) ** 2).mean()), "error_of_means": float(right.var(axis=0).mean())}
 
 
