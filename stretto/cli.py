@@ -11,6 +11,7 @@ from rich.console import Console
 
 from . import console as show
 from .cli_bench import bench
+from .cli_compress import compress
 from .cli_router import router
 from .cli_values import confidence_of, exits_of, explain, numbers, policy_of
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="One trained network, answered at any width and any depth, in time.",
 )
 app.add_typer(bench, name="bench")
+app.command()(compress)
 app.command()(router)
 out, _write = show.OUT, show.write_json
 

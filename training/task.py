@@ -13,6 +13,7 @@ from ..runtime.manifest import InputSpec
 from .augment import Batches, make_augment
 from .autotune import keep_freed_memory
 from .checkpoint import CheckpointError, load_checkpoint, load_state, shape_of
+from .compress.edits import edited
 from .data import CALIBRATION, Data, load_data, load_data_as
 from .export import export
 from .fit import FitOptions, Progress, fit
@@ -88,10 +89,10 @@ def run_training(
     _check_same(out, about)
     if task.alone is not None:
         options = replace(options, loss=options.loss.of_one())
-    normal = about["data"]
-    loader = training_batches(task, data, normal, options.seed)
+    loader = training_batches(about, data, options.seed)
     history = fit(net, loader, options, checkpoint=out, on_progress=on_progress, about=about)
-    return {"points": _accuracies(net, batches(data, "calibration", EVALUATION_BATCH, normal)), "history": history}
+    points = point_accuracies(net, batches(data, "calibration", EVALUATION_BATCH, about["data"]))
+    return {"points": points, "history": history}
 
 
 def begin(task: TrainTask, data: Data) -> tuple[Supernet, dict[str, Any]]:
@@ -146,6 +147,10 @@ def restore(checkpoint: str | Path) -> tuple[Supernet, dict[str, Any]]:
         )
     shape = {name: about[name] for name in ("widths", "exits", "head", "shared_stem")}
     net = _alone(make_supernet(_model(about), _example(about), **shape, sort=False), about)
+    try:
+        net = edited(net, about.get("edits", ()))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: its network can't be made again: {error}") from error
     load_state(checkpoint, net, content)
     return net.eval(), content
 
@@ -204,11 +209,11 @@ def export_checkpoint(
     )
 
 
-def training_batches(task: TrainTask, data: Data, normal: dict[str, Any], seed: int) -> Batches:
-    """What a task trains on: shuffled, augmented, full batches; `normal` as for `batches`."""
-    augment = make_augment(_augment_for(data) if task.augment == "auto" else task.augment)
-    size = min(task.batch, len(data.splits["train"]))
-    return batches(data, "train", size, normal, augment=augment, shuffle=True, drop_last=True, seed=seed)
+def training_batches(about: dict[str, Any], data: Data, seed: int) -> Batches:
+    """What a network trains on, by what its checkpoint says of it: shuffled, augmented, full batches."""
+    augment = make_augment(_augment_for(data) if about["augment"] == "auto" else about["augment"])
+    size = min(about["batch"], len(data.splits["train"]))
+    return batches(data, "train", size, about["data"], augment=augment, shuffle=True, drop_last=True, seed=seed)
 
 
 def batches(data: Data, split: str, size: int, normal: dict[str, Any] | None = None, **how: Any) -> Batches:
@@ -251,7 +256,7 @@ def _reading(tell: Tell | None) -> Callable[[int, int], None] | None:
     return None if tell is None else lambda done, total: tell("reading", done, total)
 
 
-def _accuracies(net: Supernet, loader: Batches) -> list[dict[str, Any]]:
+def point_accuracies(net: Supernet, loader: Batches) -> list[dict[str, Any]]:
     """Every point's accuracy by the torch network, with what it costs."""
     right = {(width, depth): 0 for width in net.widths for depth in range(1, net.depths + 1)}
     count = 0

@@ -1,4 +1,4 @@
-"""The two LeNets that pruning papers measure on: three linear layers, and two convolutions."""
+"""The LeNets that pruning papers measure on: three linear layers, and two convolutions in two sizes."""
 
 import math
 
@@ -50,4 +50,27 @@ def lenet5(classes: int, input_shape: tuple[int, int, int], base: int = 6) -> nn
         nn.Linear(120, 84),
         nn.ReLU(),
         nn.Linear(84, classes),
+    )
+
+
+def lenet5caffe(classes: int, input_shape: tuple[int, int, int]) -> nn.Sequential:
+    """LeNet-5 as Caffe has it, which Han et al. (Deep Compression, ICLR 2016) prune: 20 and 50 channels, 500 units.
+
+    On 28×28 images it has 431,080 parameters. Images from 16×16.
+    """
+    in_channels, height, width = input_shape
+    if min(height, width) < UNPADDED_SIDE:
+        raise ValueError(
+            f"an image of {height}×{width} is too small for lenet5caffe; {UNPADDED_SIDE}×{UNPADDED_SIDE} or more"
+        )
+    left = math.prod(((side - 4) // 2 - 4) // 2 for side in (height, width))
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 20, 5),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(50 * left, 500),
+        nn.ReLU(),
+        nn.Linear(500, classes),
     )
