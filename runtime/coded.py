@@ -131,7 +131,7 @@ def _codes(name: str, array: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.fl
     rows = array.reshape(len(array), prod(array.shape[1:]))
     column = scale.astype(np.float32)[:, None]
     with np.errstate(all="ignore"):  # what comes of it is compared
-        codes = np.rint(np.divide(rows, column, out=rows.copy(), where=column != 0))
+        codes = np.rint(np.divide(rows, column, out=rows * np.copysign(1, column), where=column != 0))
         differ = _bits(codes * column) != _bits(rows)
     if differ.any():
         row, at = np.argwhere(differ)[0]
@@ -198,7 +198,7 @@ def _opened(raw: bytes) -> tuple[Reader, list[Record]]:
 def _check(record: Record) -> None:
     name, dtype, shape, scale, steps, kept, values, packed, sizes = record
     halved = ("f2",) if dtype == "f4" else ()
-    symbols = per_byte(values) if values else 0
+    symbols = per_byte(values) if 0 < values <= SYMBOLS_MAX else 0
     streams = 1 + (scale != "") + (steps >= 0) + (values > 0)
     for what, value, right, expected in (
         ("dtype", dtype, dtype in DTYPES, DTYPES),
