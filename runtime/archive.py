@@ -134,8 +134,8 @@ def _read_members(
     file: zipfile.ZipFile, listed: Mapping[str, zipfile.ZipInfo], expected: Mapping[str, Member]
 ) -> Iterator[tuple[str, bytes]]:
     if (WEIGHTS in expected) == (CODED in expected):
-        found = "both" if WEIGHTS in expected else "neither"
-        raise ValueError(f"member {MANIFEST!r}: it lists {found} of {WEIGHTS!r} and {CODED!r}, expected one")
+        listing = "both" if WEIGHTS in expected else "neither"
+        raise ValueError(f"member {MANIFEST!r}: it lists {listing} of {WEIGHTS!r} and {CODED!r}, expected one")
     for name in sorted((listed.keys() - {MANIFEST}) ^ expected.keys()):
         problem = "the manifest doesn't list it" if name in listed else "it isn't there"
         raise ValueError(f"member {name!r}: {problem}")

@@ -52,6 +52,16 @@ class Record(NamedTuple):
     sizes: tuple[int, ...]
 
 
+class _Way(NamedTuple):
+    """How an array's numbers can be stored; the first four as in `Record`."""
+
+    steps: int
+    kept: str
+    values: int
+    packed: int
+    streams: list[bytes]
+
+
 _RECORDS = tuple[tuple[str, str, tuple[int, ...], str, int, str, int, int, tuple[int, ...]], ...]
 
 
@@ -104,23 +114,19 @@ def _encoded(name: str, array: NDArray[Any], scale: NDArray[Any] | None) -> tupl
     dtype = array.dtype.newbyteorder("<")
     if dtype.str[1:] not in DTYPES:
         raise ValueError(f"array {name!r}: is of {array.dtype}, expected integers or floats of at most 64 bits")
-    numbers, kind, first = array.astype(dtype, copy=False).reshape(-1), "", []
+    numbers, kind, first = array.astype(dtype, copy=False).reshape(-1), "", list[bytes]()
     if scale is not None:
         numbers = _codes(name, array, scale)
         kind, first = _stored(scale.astype("<f4", copy=False))
-
-    def record(steps: int, kept: str, values: int, packed: int, streams: list[bytes]) -> tuple[Record, list[bytes]]:
-        streams = [*first, *streams]
-        sizes = tuple(map(len, streams))
-        return Record(name, dtype.str[1:], array.shape, kind, steps, kept, values, packed, sizes), streams
-
-    ways = [record(-1, *way) for way in _ways(numbers)]
+    ways = list(_ways(numbers))
     there = np.flatnonzero(_bits(numbers))
     if len(there) < len(numbers):
         gaps = find_gaps(there)
         squeezed = shortest(gaps)
-        ways += [record(len(gaps), *way, [squeezed, *streams]) for *way, streams in _ways(numbers[there])]
-    return min(ways, key=lambda way: sum(way[0].sizes))
+        ways += [way._replace(steps=len(gaps), streams=[squeezed, *way.streams]) for way in _ways(numbers[there])]
+    best = min(ways, key=lambda way: sum(map(len, way.streams)))
+    streams = [*first, *best.streams]
+    return Record(name, dtype.str[1:], array.shape, kind, *best[:4], tuple(map(len, streams))), streams
 
 
 def _codes(name: str, array: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:
@@ -144,15 +150,15 @@ def _codes(name: str, array: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.fl
     return codes.reshape(-1)
 
 
-def _ways(numbers: NDArray[Any]) -> Iterator[tuple[str, int, int, list[bytes]]]:
-    """Type kept, size of the table, symbols to a byte, streams: of every way to store the numbers."""
+def _ways(numbers: NDArray[Any]) -> Iterator[_Way]:
+    """As they are, and where they are of few values also by a table, its symbols packed and unpacked."""
     kept, streams = _stored(numbers)
-    yield kept, 0, 0, streams
+    yield _Way(-1, kept, 0, 0, streams)
     values, symbols = np.unique(_bits(numbers), return_inverse=True)
     if 0 < len(values) <= SYMBOLS_MAX:
         kept, table = _stored(values.view(numbers.dtype))
         for packed in {1, per_byte(len(values))}:
-            yield kept, len(values), packed, [*table, shortest(pack(symbols, len(values), packed))]
+            yield _Way(-1, kept, len(values), packed, [*table, shortest(pack(symbols, len(values), packed))])
 
 
 def _stored(numbers: NDArray[Any]) -> tuple[str, list[bytes]]:
@@ -181,10 +187,9 @@ def _opened(raw: bytes) -> tuple[Reader, list[Record]]:
         raise ValueError(f"its header has {size} bytes, expected at most {HEADER_BYTES_MAX}")
     reader = Reader(raw, _HEAD.size)
     try:
-        found = typed(_RECORDS, json.loads(reader.stream("header", stored, size)), "header")
+        records = [Record(*one) for one in typed(_RECORDS, json.loads(reader.stream("header", stored, size)), "header")]
     except RecursionError as error:
         raise ValueError("its header is nested too deeply") from error
-    records = [Record(*values) for values in found]
     names: set[str] = set()
     for record in records:
         if record.name in names:
