@@ -133,6 +133,9 @@ def export(
     spare: Annotated[
         float | None, typer.Option(help="share of the calibration split to fit nothing to, so that it can certify")
     ] = None,
+    coded: Annotated[
+        bool, typer.Option("--coded", help="in as few bytes as can be: for weights of few values, or many zeros")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Write a checkpoint or a bundle as a bundle, with the held-out accuracy of every operating point."""
@@ -142,7 +145,7 @@ def export(
         bundle = export_source(
             source, out_path, data, weights=weights, precisions=tuple(precisions.split(",")),
             reduce_range=reduce_range, splits=None if splits is None else tuple(splits.split(",")),
-            spare=spare, tell=bar.tell,
+            spare=spare, coded=coded, tell=bar.tell,
         )  # fmt: skip
     show.bundle(out, bundle)
     _write(json, show.bundle_report(bundle))

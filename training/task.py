@@ -165,10 +165,12 @@ def export_checkpoint(
     reduce_range: bool = False,
     splits: tuple[str, ...] = ("test",),
     spare: float = 0.0,
+    coded: bool = False,
     tell: Tell | None = None,
 ) -> Bundle:
     """Write a checkpoint as a bundle; accuracies are of `splits`, temperatures and int8's ranges of the calibration
-    split, less the share `spare`; `weights`, `precisions` and `reduce_range` as for `export`."""
+    split, less the share `spare`; `weights`, `precisions` and `reduce_range` as for `export`; `coded`: in as few bytes
+    as can be."""
     net, content = restore(checkpoint)
     about = content["about"]
     data = load_data_as(data_path, tuple(about["shape"]), _reading(tell), calibration=about["holdout"])
@@ -205,6 +207,7 @@ def export_checkpoint(
         weights=weights,
         precisions=precisions,
         reduce_range=reduce_range,
+        coded={} if coded else None,
         progress=tell,
     )
 
