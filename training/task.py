@@ -17,6 +17,7 @@ from .compress.edits import edited
 from .data import CALIBRATION, Data, load_data, load_data_as
 from .export import export
 from .fit import FitOptions, Progress, fit
+from .limits import limits_from_plain, row_scales
 from .nets import make_net
 from .supernet import Supernet, make_control, make_plan, make_supernet
 from .supernet.convert import HEAD, WIDTHS
@@ -207,7 +208,7 @@ def export_checkpoint(
         weights=weights,
         precisions=precisions,
         reduce_range=reduce_range,
-        coded={} if coded else None,
+        coded=row_scales(net, limits_from_plain(content.get("limits", {}), net)) if coded else None,
         progress=tell,
     )
 

@@ -90,3 +90,15 @@ def test_narrower_widths_are_still_the_leading_channels(tmp_path: Path) -> None:
             for runs in source.slices:
                 assert runs is None or (len(runs) == 1 and runs[0][0] == 0)
     assert np.all([g.atoms >= 8 for g in net.plan.channels.groups])
+
+
+@pytest.mark.parametrize("name", ["prune_weights", "cluster", "binarize", "quantize"])
+def test_a_coded_bundle_is_as_small_as_the_pass_says_and_answers_as_the_checkpoint(name: str, tmp_path: Path) -> None:
+    out, (report,) = run(tmp_path, doing(name), lr=0.02)
+    bundle = export_checkpoint(out, tmp_path / "small.stretto", "digits", coded=True)
+    stored = bundle.manifest.members["weights.coded"].size
+    assert stored == pytest.approx(report["after"]["coded_bytes"], rel=0.1)
+    assert stored < 0.7 * report["after"]["fp32_bytes"]
+    made = open_subject(out, "digits", digits())
+    for key in made.limits:
+        assert np.array_equal(bundle.weights[key], made.net.shared.get_parameter(key).detach().numpy())
