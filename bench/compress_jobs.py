@@ -226,7 +226,9 @@ def _make(job: Job, send: Send) -> Record:
         return {} if kept is None else {"passes": kept["passes"]}
     stages = make_recipe(work.content(), work.recipe, job.folder)
     source = job.folder / f"{work.source}.pt"
-    found = compress(source, stages, job.data, job.checkpoint, cache=job.folder / "teachers", tell=tell, on_progress=send)
+    found = compress(
+        source, stages, job.data, job.checkpoint, cache=job.folder / "teachers", tell=tell, on_progress=send
+    )
     write_record(job.checkpoint.with_suffix(".passes"), job.settings(), passes=found["passes"])
     return found
 
@@ -280,4 +282,3 @@ def _export(job: Job, send: Send) -> None:
 def _point(name: str) -> tuple[float, int, str]:
     width, depth, precision = name.split()
     return float(width), int(depth), precision
-

@@ -13,6 +13,7 @@ RESULTS = Path("bench/results")
 MODELS = Path("bench/models")
 TRAINED = Path("out/train")
 SWITCHED = Path("out/switches")
+COMPRESSED = Path("out/compress")
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
 ReportOnly = Annotated[bool, typer.Option("--report-only", help="train nothing, report what is there")]
 
@@ -119,6 +120,40 @@ def switches(
         show.OUT.print(f"not every switch has its seeds (3 at least): unless told, table and picture are in {folder}")
     write_json(json or table, report)
     draw(report, picture or image)
+
+
+@bench.command("compress")
+def compress(
+    fashion: Annotated[str | None, typer.Option(help="Fashion-MNIST, for the LeNets: its four files' folder")] = None,
+    cifar: Annotated[str | None, typer.Option(help="CIFAR-10, for the residual networks")] = None,
+    clothes: Annotated[str | None, typer.Option(help="photos of clothes, for EfficientNet-Lite0")] = None,
+    study: Annotated[
+        list[str], typer.Option(help="lenets, supernets, photos, channels, bits, factors or taught; default: all")
+    ] = [],  # noqa: B006
+    folder: Annotated[Path, typer.Option(help="checkpoints, bundles, logs; goes on from what is there")] = COMPRESSED,
+    workers: Annotated[int, typer.Option(help="trainings side by side, each on one thread")] = 2,
+    report_only: ReportOnly = False,
+    json: Annotated[Path | None, typer.Option("--json", help="default: bench/results/compress.json")] = None,
+    picture: Annotated[Path | None, typer.Option(help="default: docs/compress.png")] = None,
+) -> None:
+    """The compression stack against its controls: sizes, accuracies, times; hours of training, which cut off goes on.
+
+    Table and picture are in the folder where there is no bench/results or docs, or where not every study is measured.
+    """
+    import_module("matplotlib")  # whose absence would otherwise be found after all the work
+
+    from .bench.compress import make, plan, report
+    from .bench.compress_studies import STUDIES
+
+    given = {"fashion": fashion, "cifar": cifar, "clothes": clothes}
+    chosen, jobs = plan(study, {name: path for name, path in given.items() if path is not None}, folder)
+    if not report_only:
+        make(jobs, workers, show.OUT)
+    table, image = folder / "compress.json", folder / "compress.png"
+    if set(chosen) == set(STUDIES):
+        table, image = _kept(table.name) or table, _drawn(image.name, folder)
+    with show.WorkBar(show.OUT) as bar:
+        report(chosen, jobs, json or table, picture or image, bar.tell, show.OUT)
 
 
 @bench.command("contention")

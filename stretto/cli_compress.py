@@ -42,7 +42,8 @@ def print_pass(console: Console, report: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"all weights: {before['nonzero']:,} of {before['parameters']:,} not zero, then {after['nonzero']:,} of "
-        f"{after['parameters']:,}; coded {before['coded_bytes'] / 1e3:,.1f} kB, then {after['coded_bytes'] / 1e3:,.1f} kB "
+        f"{after['parameters']:,}; coded {before['coded_bytes'] / 1e3:,.1f} kB, "
+        f"then {after['coded_bytes'] / 1e3:,.1f} kB "
         f"({after['fp32_bytes'] / after['coded_bytes']:.1f} times smaller than in 32 bits); accuracies are of the "
         f"calibration split; {report['seconds']:.0f} s",
         highlight=False,

@@ -163,9 +163,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         try:
-            found = train_step(
-                self.net, self.optimizer, x, y, options, rng, self.fast["autocast"], self.limits, lesson
-            )
+            found = train_step(self.net, self.optimizer, x, y, options, rng, self.fast["autocast"], self.limits, lesson)
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} at step {step}; a lower lr than {options.lr} may help") from error
         self.steps_done += 1

@@ -1,7 +1,7 @@
 """Which values a compressed parameter may have; training moves free numbers under them.
 
 `nearest` gives the values that the network computes with, `gradient` what the free numbers learn from the gradient of
-those (straight-through estimation; Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013).
+those (straight-through estimation; Bengio et al., Estimating or Propagating Gradients, 2013).
 Applied to its own values `nearest` changes nothing, so that a grid can be imposed again.
 """
 
@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
 
 CODES = 256  # as many as a byte tells apart
 

@@ -110,5 +110,5 @@ def test_a_layer_split_into_itself_and_the_identity_changes_nothing() -> None:
 
 
 def test_splitting_a_layer_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(ValueError, match="layer 'conv9' is called 0 times.*conv1"):
+    with pytest.raises(ValueError, match=r"layer 'conv9' is called 0 times.*conv1"):
         with_layers_split(small_net(), {"conv9": (nn.Identity(), nn.Identity())})

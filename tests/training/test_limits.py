@@ -147,7 +147,7 @@ def test_limits_survive_a_checkpoint(tmp_path: Path) -> None:
 
 def test_limits_of_other_parameters_are_refused() -> None:
     net = small_net()
-    with pytest.raises(ValueError, match="limit of 'conv9.weight'"):
+    with pytest.raises(ValueError, match=r"limit of 'conv9\.weight'"):
         limits_from_plain({"conv9.weight": {"kept": None, "grid": None}}, net)
     with pytest.raises(ValueError, match=r"shape \(2,\), expected"):
         limits_from_plain(limits_to_plain({NAME: Limit(torch.ones(2, dtype=torch.bool))}), net)

@@ -1,6 +1,7 @@
 """How much the weights, and the channels, of a network matter; the higher the more."""
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from ..augment import Batches
 from ..losses import LossOptions, supernet_loss
 from ..supernet import Supernet
+from ..supernet.channels import Channels, Ids
 from ..supernet.importance import importance as l1_importance
 
 Scores = dict[str, Tensor]  # by parameter
@@ -85,7 +87,7 @@ class _Watcher(fx.Interpreter):
     """Runs the full width and counts what isn't zero behind every ReLU."""
 
     def __init__(self, net: Supernet) -> None:
-        super().__init__(net.shared)  # type: ignore[arg-type]
+        super().__init__(cast(fx.GraphModule, net.shared))
         self._channels, groups = net.plan.channels, net.plan.channels.groups
         self._active = [torch.zeros(group.atoms, dtype=torch.float64) for group in groups]
         self._seen = [torch.zeros(group.atoms, dtype=torch.float64) for group in groups]
@@ -98,9 +100,8 @@ class _Watcher(fx.Interpreter):
         if cuts and layout is not None and isinstance(value, Tensor):
             others = [axis for axis in range(value.dim()) if axis != layout.axis]
             active = (value != 0).double().mean(others)
-            ids = layout.ids
-            _add_by_atom(net_groups=self._active, channels=self._channels, ids=ids, values=active)
-            _add_by_atom(net_groups=self._seen, channels=self._channels, ids=ids, values=torch.ones_like(active))
+            _add_by_atom(self._active, self._channels, layout.ids, active)
+            _add_by_atom(self._seen, self._channels, layout.ids, torch.ones_like(active))
         return value
 
     def activity(self) -> AtomScores:
@@ -124,12 +125,13 @@ def _by_atom(net: Supernet, of: Callable[[Tensor], Tensor], normed: bool = False
     return totals
 
 
-def _add_by_atom(net_groups: AtomScores, channels: object, ids: object, values: Tensor) -> None:
-    groups, ranks = torch.from_numpy(channels.group_of(ids)), torch.from_numpy(channels.rank(ids))  # type: ignore[attr-defined]
+def _add_by_atom(totals: AtomScores, channels: Channels, ids: Ids, values: Tensor) -> None:
+    """Add a number for each channel to its atom's total."""
+    groups, ranks = torch.from_numpy(channels.group_of(ids)), torch.from_numpy(channels.rank(ids))
     for number in groups.unique().tolist():
         if number >= 0:
             here = groups == number
-            net_groups[number].index_add_(0, ranks[here], values[here].cpu().double())
+            totals[number].index_add_(0, ranks[here], values[here].cpu().double())
 
 
 OF_WEIGHTS: dict[str, Callable[[Supernet, Iterable[str], Batches], Scores]] = {"magnitude": magnitude, "fisher": fisher}

@@ -1,8 +1,9 @@
 """The layers that passes work on, by name, in the order in which the network runs them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import conv
 
 from ..supernet import Supernet
@@ -42,6 +43,6 @@ def weight_name(layer: str) -> str:
     return f"{layer}.weight"
 
 
-def exact_counts(shares: Sequence[float], total: int) -> list[int]:
-    """Each share of a total as a whole number, never falling."""
-    return [max(round(share * total) for share in shares[: i + 1]) for i in range(len(shares))]
+def weights_in(layer: nn.Module) -> int:
+    """How many numbers its weight has."""
+    return cast(Tensor, layer.weight).numel()

@@ -1,20 +1,21 @@
 """Layers as products of two thinner ones."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..supernet import Supernet
 from ..supernet.edit import with_layers_split
 from .edits import low_rank_edit
 from .factors import is_dense, low_rank_pair, pair_macs, singular_values
-from .layers import end_layers, weight_name, weighted_layers
+from .layers import end_layers, weight_name, weighted_layers, weights_in
 from .recipe import check_options
 from .subject import Subject
 from .tuning import Workshop
 
+Layers = dict[str, nn.Module]
 Ranks = dict[str, int]
 
 
@@ -55,73 +56,74 @@ class LowRank:
     def run(self, subject: Subject, shop: Workshop) -> tuple[Subject, dict[str, Any]]:
         """Split the layers; gives a network of its own."""
         layers = self._layers(subject.net)
-        values = {name: singular_values(layer) for name, layer in layers.items()}
-        ranks = {name: rank for name, rank in self._ranks(subject.net, layers, values).items() if rank}
+        ranks = {name: rank for name, rank in self._ranks(subject.net, layers).items() if rank}
         if not ranks:
             return subject, {"ranks": {}, "macs_left": 1.0}
-        areas = _areas(subject.net, layers)
-        before = sum(areas[name] * layers[name].weight[0].numel() * len(layers[name].weight) for name in ranks)  # type: ignore[arg-type,index]
-        after = sum(areas[name] * pair_macs(layers[name], rank) for name, rank in ranks.items())
+        costs = {name: _Cost.of(subject.net, name, layers[name]) for name in ranks}
+        left = sum(costs[name].pair(rank) for name, rank in ranks.items()) / sum(cost.whole for cost in costs.values())
         net = with_layers_split(subject.net, {name: low_rank_pair(layers[name], k) for name, k in ranks.items()})
-        limits = {name: limit for name, limit in subject.limits.items() if name not in set(map(weight_name, ranks))}
+        gone = set(map(weight_name, ranks))
+        limits = {name: limit for name, limit in subject.limits.items() if name not in gone}
         subject = shop.tune(subject.reshaped(net, low_rank_edit(ranks), limits))
-        return subject, {"ranks": ranks, "macs_left": after / before}
+        return subject, {"ranks": ranks, "macs_left": left}
 
-    def _layers(self, net: Supernet) -> dict[str, nn.Module]:
+    def _layers(self, net: Supernet) -> Layers:
         ends, chosen = end_layers(net), weighted_layers(net, self.skip)
         if self.layers:
             left = weighted_layers(net, self.layers)
             chosen = {name: layer for name, layer in chosen.items() if name not in left}
         return {name: layer for name, layer in chosen.items() if name not in ends and is_dense(layer)}
 
-    def _ranks(self, net: Supernet, layers: dict[str, nn.Module], values: dict[str, torch.Tensor]) -> Ranks:
+    def _ranks(self, net: Supernet, layers: Layers) -> Ranks:
         """Each layer's rank, 0 where it stays whole."""
+        costs = {name: _Cost.of(net, name, layer) for name, layer in layers.items()}
+        energies = {name: singular_values(layer).square() for name, layer in layers.items()}
         if self.macs is not None:
-            return self._within_macs(net, layers, values)
-        found = {}
-        for name, layer in layers.items():
-            energy = values[name].square().cumsum(0)
-            wanted = self.rank or 0
-            if self.energy is not None:
-                wanted = int((energy < self.energy * energy[-1]).sum()) + 1
-            found[name] = self._rounded(wanted, layer) if wanted else 0
-        return found
+            ranks = self._within(costs, {name: (e / e.sum()).tolist() for name, e in energies.items()}, self.macs)
+        else:
+            ranks = {name: self._asked(energy) for name, energy in energies.items()}
+        return {name: rank if costs[name].pair(rank) < costs[name].whole else 0 for name, rank in ranks.items()}
 
-    def _rounded(self, rank: int, layer: nn.Module) -> int:
-        """Up to a multiple; 0 where a pair of that rank isn't cheaper than the layer."""
-        weight: Any = layer.weight
-        rank = min(-(-rank // self.multiple) * self.multiple, *weight.flatten(1).shape)
-        return rank if pair_macs(layer, rank) < weight.numel() else 0
+    def _asked(self, energy: Tensor) -> int:
+        """The rank that `rank` or `energy` ask of a layer, up to a multiple."""
+        rank = self.rank or 0
+        if self.energy is not None:
+            rank = int((energy.cumsum(0) < self.energy * energy.sum()).sum()) + 1
+        return min(-(-rank // self.multiple) * self.multiple, len(energy))
 
-    def _within_macs(self, net: Supernet, layers: dict[str, nn.Module], values: dict[str, torch.Tensor]) -> Ranks:
-        """Blocks of components go, cheapest loss of energy for what they save first, until the budget is kept."""
-        areas = _areas(net, layers)
-        whole = {name: areas[name] * layer.weight.numel() for name, layer in layers.items()}  # type: ignore[operator,union-attr]
-        shares = {name: (v.square() / v.square().sum()).tolist() for name, v in values.items()}
-        ranks = {name: len(v) for name, v in values.items()}
-        costs = {name: areas[name] * pair_macs(layer, 1) for name, layer in layers.items()}
+    def _within(self, costs: dict[str, "_Cost"], shares: dict[str, list[float]], macs: float) -> Ranks:
+        """Blocks of components go, least energy lost for what they save first, until the budget is kept."""
+        ranks = {name: len(share) for name, share in shares.items()}
+        most = macs * sum(cost.whole for cost in costs.values())
+        while sum(min(cost.whole, cost.pair(ranks[name])) for name, cost in costs.items()) > most:
+            blocks = {name: (rank - 1) % self.multiple + 1 for name, rank in ranks.items() if rank > self.multiple}
+            if not blocks:
+                raise ValueError(
+                    f"macs {macs}: not reached with ranks of {self.multiple}; ask for more, or lower multiple"
+                )
 
-        def taken() -> float:
-            return sum(min(whole[name], ranks[name] * costs[name]) for name in layers)
+            def price(name: str, blocks: dict[str, int] = blocks) -> float:
+                block = shares[name][ranks[name] - blocks[name] : ranks[name]]
+                return sum(block) / costs[name].pair(len(block))
 
-        most = (self.macs or 1.0) * sum(whole.values())
-        while taken() > most:
-            def price(name: str) -> float:
-                block = shares[name][max(0, ranks[name] - self.multiple) : ranks[name]]
-                return sum(block) / (len(block) * costs[name])
-
-            able = [name for name in layers if ranks[name] > self.multiple]
-            if not able:
-                raise ValueError(f"macs {self.macs}: not reached with ranks of {self.multiple}; ask for more, or lower multiple")
-            lowest = min(able, key=price)
-            ranks[lowest] -= (ranks[lowest] % self.multiple) or self.multiple
-        return {name: rank if rank * costs[name] < whole[name] else 0 for name, rank in ranks.items()}
+            lowest = min(blocks, key=price)
+            ranks[lowest] -= blocks[lowest]
+        return ranks
 
 
-def _areas(net: Supernet, layers: dict[str, nn.Module]) -> dict[str, int]:
-    """Places that a layer's outputs are computed at, for one sample."""
-    shapes = net.plan.traced.shapes
-    calls = {str(node.target): shapes[node.name] for node in net.plan.traced.graph.nodes if node.op == "call_module"}
-    return {
-        name: calls[name][2] * calls[name][3] if isinstance(layer, nn.Conv2d) else 1 for name, layer in layers.items()
-    }
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """MACs of a layer for one sample: `whole`, and `per_rank` of a pair in its place."""
+
+    whole: int
+    per_rank: int
+
+    @classmethod
+    def of(cls, net: Supernet, name: str, layer: nn.Module) -> "_Cost":
+        shapes = net.plan.traced.shapes
+        shape = next(shapes[n.name] for n in net.plan.traced.graph.nodes if n.op == "call_module" and n.target == name)
+        places = math.prod(shape[2:]) if isinstance(layer, nn.Conv2d) else 1
+        return cls(places * weights_in(layer), places * pair_macs(layer, 1))
+
+    def pair(self, rank: int) -> int:
+        return rank * self.per_rank

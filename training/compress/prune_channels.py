@@ -146,7 +146,9 @@ class _Cost:
 
     def _shares(self, groups: Ids) -> NDArray[np.float64]:
         """(groups + 1,) the share of an axis that belongs to each group, the last for what stays whole."""
-        return np.bincount(np.where(groups < 0, len(self._groups), groups), minlength=len(self._groups) + 1) / len(groups)
+        return np.bincount(np.where(groups < 0, len(self._groups), groups), minlength=len(self._groups) + 1) / len(
+            groups
+        )
 
 
 def _smaller(subject: Subject, kept: list[Ids]) -> Subject:

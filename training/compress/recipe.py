@@ -1,12 +1,12 @@
 """Recipes: which passes to run, in what order, with which options, from a TOML file.
 
-    [tune]                  # for every pass: how to fine-tune, options of training
-    lr = 0.01
+[tune]                  # for every pass: how to fine-tune, options of training
+lr = 0.01
 
-    [[pass]]
-    name = "prune_weights"
-    share = 0.8             # the pass' own options
-    epochs = 2              # and fine-tuning's, over those of [tune]
+[[pass]]
+name = "prune_weights"
+share = 0.8             # the pass' own options
+epochs = 2              # and fine-tuning's, over those of [tune]
 """
 
 import difflib

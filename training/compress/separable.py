@@ -9,7 +9,7 @@ from ..supernet import Supernet
 from ..supernet.edit import with_layers_split
 from .edits import separable_edit
 from .factors import is_dense, separable_pair
-from .layers import end_layers, weight_name, weighted_layers
+from .layers import end_layers, weight_name, weighted_layers, weights_in
 from .recipe import check_options
 from .subject import Subject
 from .tuning import Workshop
@@ -40,15 +40,10 @@ class Separable:
         if not layers:
             return subject, {"layers": {}}
         pairs = {name: separable_pair(layer) for name, layer in layers.items()}
-        ratios = {
-            name: sum(part.weight.numel() for part in pair) / layers[name].weight.numel()  # type: ignore[misc,operator,union-attr]
-            for name, pair in pairs.items()
-        }
+        ratios = {name: sum(map(weights_in, pair)) / weights_in(layers[name]) for name, pair in pairs.items()}
         gone = set(map(weight_name, layers))
         limits = {name: limit for name, limit in subject.limits.items() if name not in gone}
-        subject = shop.tune(
-            subject.reshaped(with_layers_split(subject.net, pairs), separable_edit(layers), limits)
-        )
+        subject = shop.tune(subject.reshaped(with_layers_split(subject.net, pairs), separable_edit(layers), limits))
         return subject, {"layers": ratios}
 
     def _layers(self, net: Supernet) -> dict[str, nn.Module]:

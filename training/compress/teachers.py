@@ -172,7 +172,8 @@ def _onnx(path: Path, pupil: dict[str, Any], bf16: bool) -> Ask:
     inputs = session.get_inputs()
     if len(inputs) != 1:
         raise ValueError(f"teacher {path}: takes {[i.name for i in inputs]}, a classifier takes one input")
-    shape = tuple(size if isinstance(size, int) else given for size, given in zip(inputs[0].shape[1:], pupil["shape"]))
+    pairs = zip(inputs[0].shape[1:], pupil["shape"], strict=False)  # of other ranks, `_check` refuses
+    shape = tuple(size if isinstance(size, int) else given for size, given in pairs)
     name = inputs[0].name
 
     def ask(x: Tensor) -> Tensor:

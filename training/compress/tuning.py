@@ -1,4 +1,4 @@
-"""Fine-tuning after a pass changed the network: the training goes on, under limits, with teachers where there are any."""
+"""Fine-tuning after a pass changed the network: the training goes on, under limits, and with teachers if any."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -60,7 +60,9 @@ def make_tuning(given: dict[str, Any]) -> Tuning:
         TypeError, ValueError: a value isn't allowed.
     """
     own = {f.name for f in fields(Tuning)} - {"changes"}
-    mine = {name: tuple(value) if name == "teachers" else value for name, value in given.items() if name in own}
+    mine: dict[str, Any] = {
+        name: tuple(value) if name == "teachers" else value for name, value in given.items() if name in own
+    }
     changes = {name: value for name, value in given.items() if name not in own}
     fit_options(**changes)  # refuses what can't be
     return Tuning(**mine, changes=tuple(changes.items()))

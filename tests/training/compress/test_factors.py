@@ -56,7 +56,7 @@ def test_a_convolution_that_is_separable_already_is_found_exactly() -> None:
 def test_what_can_not_be_split_is_refused() -> None:
     with pytest.raises(ValueError, match="without groups"):
         low_rank_pair(nn.Conv2d(4, 4, 3, groups=4), 2)
-    with pytest.raises(ValueError, match="rank 9 of a weight.*1 to 7"):
+    with pytest.raises(ValueError, match=r"rank 9 of a weight.*1 to 7"):
         low_rank_pair(nn.Linear(12, 7), 9)
     with pytest.raises(ValueError, match="kernel over 1 × 1"):
         separable_pair(nn.Conv2d(4, 4, 1))

@@ -34,7 +34,7 @@ def test_a_pass_gets_its_options_and_those_of_tune_that_it_does_not_say_itself(t
         ('[[pass]]\nname = "cluster"\nepoch = 4', "option 'epoch'.*did you mean 'epochs'"),
         ('[tune]\nlearning_rate = 4\n[[pass]]\nname = "cluster"', r"\[tune\]: option 'learning_rate'"),
         ('[[passes]]\nname = "cluster"', "table 'passes' isn't known; did you mean 'pass'"),
-        ('[[pass]]\nshare = 0.5', "pass 1: has no name; one of prune_weights"),
+        ("[[pass]]\nshare = 0.5", "pass 1: has no name; one of prune_weights"),
         ('[[pass]]\nname = "prune_weights"\nshare = 1.5', r"share 1.5: must be in \[0, 1\)"),
         ('[[pass]]\nname = "prune_weights"\nshare = "half"', "share 'half': must be a number"),
         ('[[pass]]\nname = "prune_weights"\nimportance = "fischer"', "importance 'fischer'.*did you mean 'fisher'"),
@@ -52,7 +52,7 @@ def test_what_a_recipe_can_not_say(text: str, match: str, tmp_path: Path) -> Non
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="gone.toml: not a readable recipe"):
+    with pytest.raises(RecipeError, match=r"gone\.toml: not a readable recipe"):
         read_recipe(tmp_path / "gone.toml")
 
 

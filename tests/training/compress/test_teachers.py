@@ -10,7 +10,7 @@ from stretto.training.losses import Lesson, LossOptions, supernet_loss
 from stretto.training.task import export_checkpoint, training_batches
 
 from ..small import small_net
-from .trained import digits, run, subject, trained
+from .trained import run, subject, trained
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -85,7 +85,7 @@ def test_distillation_moves_the_pupil_towards_its_teacher(tmp_path: Path) -> Non
         Constant(), (x,), tmp_path / "c.onnx", dynamo=True, verbose=False,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )  # fmt: skip
-    out, (report,) = run(
+    _out, (report,) = run(
         tmp_path, {"name": "distill", "teachers": [str(tmp_path / "c.onnx")], "distillation": 1.0, "epochs": 2}, lr=0.05
     )
     assert all(point["accuracy"] < 0.2 for point in report["after"]["points"] if point["depth"] == 2)
@@ -99,7 +99,9 @@ def test_distillation_moves_the_pupil_towards_its_teacher(tmp_path: Path) -> Non
         ("net.onnx", b"x", "ONNX Runtime can't load it"),
     ],
 )
-def test_teachers_that_can_not_be_opened_are_named(name: str, content: bytes | None, match: str, tmp_path: Path) -> None:
+def test_teachers_that_can_not_be_opened_are_named(
+    name: str, content: bytes | None, match: str, tmp_path: Path
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"teacher .*{name}: {match}"):
@@ -108,7 +110,7 @@ def test_teachers_that_can_not_be_opened_are_named(name: str, content: bytes | N
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
     about = subject().about | {"classes": ["a", "b"]}
-    with pytest.raises(ValueError, match="its classes are .* the pupil's"):
+    with pytest.raises(ValueError, match=r"its classes are .* the pupil's"):
         open_teacher(trained(), about)
 
 
