@@ -61,7 +61,7 @@ def test_studies_without_their_data_are_refused_by_name() -> None:
 
 def test_a_training_its_compression_and_its_shape_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.toml").write_text(
-        '[[pass]]\nname = "prune_channels"\nmacs = 0.6\n[[pass]]\nname = "cluster"\nclusters = 7\nepochs = 1\nlr = 0.01\n'
+        '[[pass]]\nname = "prune_channels"\nmacs = 0.6\n[[pass]]\nname = "cluster"\nclusters = 7\nepochs = 1\n'
     )
     monkeypatch.setattr("stretto.bench.compress_jobs.RECIPES", tmp_path)
     jobs = [

@@ -33,7 +33,7 @@ def low_rank_pair(layer: nn.Module, rank: int) -> Pair:
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     root = s[:rank].sqrt()
     first, second = _two(layer, rank)
-    _set(first, (root[:, None] * v[:rank]).view(rank, *layer.weight.shape[1:]))
+    _set(first, (root[:, None] * v[:rank]).view(first.weight.shape))
     _set(second, (u[:, :rank] * root).view(second.weight.shape))
     return first, second
 

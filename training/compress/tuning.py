@@ -60,9 +60,9 @@ def make_tuning(given: dict[str, Any]) -> Tuning:
         TypeError, ValueError: a value isn't allowed.
     """
     own = {f.name for f in fields(Tuning)} - {"changes"}
-    mine: dict[str, Any] = {
-        name: tuple(value) if name == "teachers" else value for name, value in given.items() if name in own
-    }
+    mine: dict[str, Any] = {name: value for name, value in given.items() if name in own}
+    if "teachers" in mine:
+        mine["teachers"] = tuple(mine["teachers"])
     changes = {name: value for name, value in given.items() if name not in own}
     fit_options(**changes)  # refuses what can't be
     return Tuning(**mine, changes=tuple(changes.items()))
