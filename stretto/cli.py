@@ -30,11 +30,11 @@ app.command()(router)
 out, _write = show.OUT, show.write_json
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
-Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")]
+Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, MNIST's four files, or an .npz")]
 BundlePath = Annotated[Path, typer.Argument(help="a .stretto file")]
 Threads = Annotated[int, typer.Option(help="processor threads for one step")]
 EngineName = Annotated[str, typer.Option("--engine", help="onnx, or openvino, which also runs bf16")]
-Net = Annotated[str, typer.Option(help="resnet, mobilenet, lenet5, lenet300, or package.module:callable")]
+Net = Annotated[str, typer.Option(help="resnet, mobilenet, lenet5, lenet5caffe, lenet300, or package.module:callable")]
 NetOption = Annotated[list[str], typer.Option("--option", help="an option of the network, name=value; repeatable")]
 Widths = Annotated[str, typer.Option(help="width multipliers, 1.0 among them")]
 Point = Annotated[

@@ -33,7 +33,7 @@ def compress(
 def print_pass(console: Console, report: dict[str, Any]) -> None:
     """Every point and the sizes before and after a pass."""
     before, after = report["before"], report["after"]
-    columns = ["accuracy", "", "MACs", "", "parameters", ""]
+    columns = [title for what in ("accuracy", "MACs", "parameters") for title in (what, "then")]
     table = Table("width", "depth", *columns, title=f"{report['name']}: before and after", title_justify="left")
     for old, new in zip(before["points"], after["points"], strict=True):
         cells = [f"{point['accuracy']:.2%}" for point in (old, new)]
