@@ -39,6 +39,10 @@ class Estimate:
         half = STUDENT[min(count - 1, len(STUDENT)) - 1] * self.se
         return {"mean": self.mean, "se": self.se, "low": self.mean - half, "high": self.mean + half, "count": count}
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"by_seed": list(self.by_seed), "mean": self.mean, "se": self.se}
+
     def __sub__(self, other: "Estimate") -> "Estimate":
         """Paired by seed."""
         return Estimate(tuple(a - b for a, b in zip(self.by_seed, other.by_seed, strict=True)))
@@ -74,7 +78,7 @@ class Panel:
     @property
     def few(self) -> list[int]:
         """The rounds that leave few weights, at which other beginnings were tried."""
-        return [number for number in self.test[RANDOM] if 0 < number and self.left[number] <= FEW]
+        return [number for number in self.test[RANDOM] if number > 0 and self.left[number] <= FEW]
 
     def gain(self, of: str, over: str | None, numbers: Sequence[int]) -> Estimate:
         """Points of one variant over another, or over the whole network, averaged over rounds, by seed."""
@@ -86,9 +90,7 @@ class Panel:
         """Plain data: every estimate with its seeds."""
         plain = {
             split: {
-                variant: {
-                    number: {"by_seed": list(e.by_seed), "mean": e.mean, "se": e.se} for number, e in line.items()
-                }
+                variant: {number: estimate.to_json() for number, estimate in line.items()}
                 for variant, line in getattr(self, split).items()
             }
             for split in ("test", "calibration")

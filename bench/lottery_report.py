@@ -23,25 +23,28 @@ from .report import Row
 MATCH = -0.1  # points; a ticket that is on average no further below the whole network matches it
 GOAL = ("weights", "low")  # the only panel with goals; of the others whatever is found is reported
 MATCH_NOTE = (
-    f"the fewest weights left at which, and at every step before, the ticket is on average at most {-MATCH:g} points below "
-    "the whole network of the same seed; 100 where that is so at none"
+    f"the fewest weights left at which, and at every step before, the ticket is on average at most {-MATCH:g} points "
+    "below the whole network of the same seed; 100 where that is so at none"
 )
 PAIRED_NOTE = "percent of the test's images, paired by seed; 95 % interval by Student's t over the seeds"
 
 
 def make_rows(panel: Panel) -> list[Row]:
     """The panel's figures, with goals where there are any."""
-    few = panel.few
+    untrained = [_untrained_row(panel, variant) for variant in (UNTRAINED, UNTRAINED_SIGNS)]
+    return [_match_row(panel), *(_gain_rows(panel, panel.few) if panel.few else []), *untrained]
+
+
+def _gain_rows(panel: Panel, few: list[int]) -> list[Row]:
+    """Where few weights are left: the ticket at each share, other comparisons averaged over them."""
     goal = 0.0 if (panel.kind, panel.rate) == GOAL else None
-    each = [_gain_row(panel, "ticket over new random numbers", TICKET, RANDOM, [n], goal=goal) for n in few]
-    averaged = [
+    return [
+        *(_gain_row(panel, "ticket over new random numbers", TICKET, RANDOM, [n], goal) for n in few),
         _gain_row(panel, "ticket over the whole network", TICKET, None, few),
         _gain_row(panel, "original signs over new random numbers", SIGNS, RANDOM, few),
         _gain_row(panel, "ticket over original signs", TICKET, SIGNS, few),
         _gain_row(panel, "new random numbers for longer over ticket", LONGER, TICKET, few, note=_costs(few)),
     ]
-    untrained = [_untrained_row(panel, variant) for variant in (UNTRAINED, UNTRAINED_SIGNS)]
-    return [_match_row(panel), *each, *(averaged if few else []), *untrained]
 
 
 def smallest_match(panel: Panel) -> int:
@@ -96,17 +99,14 @@ def _shares(panel: Panel, numbers: Sequence[int]) -> str:
 def _costs(numbers: Sequence[int]) -> str:
     """What training for longer costs against the pruning that led there."""
     pruning = ", ".join(str(number + 1) for number in numbers)
-    return f"{MORE} times the epochs of one training; pruning down to these shapes and the ticket's take {pruning} times"
+    return f"{MORE} times the epochs of one training; the pruning that led there and the ticket's take {pruning} times"
 
 
 def print_panels(console: Console, panels: Sequence[Panel]) -> None:
     """A table a panel: a line for each share of weights left, a column for each beginning; mean ± standard error."""
     for panel in panels:
-        labels = (variant.label.replace(", ", "
-").replace(" (", "
-(") for variant in VARIANTS.values())
-        table = Table("weights
-left, %", *labels, title=f"{panel.title}: % of the test's images right",
+        labels = (variant.label.replace(", ", "\n").replace(" (", "\n(") for variant in VARIANTS.values())
+        table = Table("weights\nleft, %", *labels, title=f"{panel.title}: % of the test's images right",
                       title_justify="left", padding=(0, 1, 0, 0), box=box.HORIZONTALS)  # fmt: skip
         for number, left in panel.left.items():
             cells = (_cell(panel.test.get(variant, {}).get(number)) for variant in VARIANTS)

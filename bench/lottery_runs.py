@@ -1,4 +1,4 @@
-"""One search for lottery tickets: a network trained, pruned, rewound, again and again, and its shapes trained otherwise.
+"""One search for lottery tickets: a network trained, pruned, rewound, round after round, its shapes trained otherwise.
 
 Every training keeps a checkpoint until the search is over, so that one that was cut off goes on where it was.
 """
