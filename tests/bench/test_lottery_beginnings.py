@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from stretto.bench.lottery import Setup
 from stretto.bench.lottery_shapes import KINDS, Shape, next_shape, share_left
 from stretto.bench.lottery_variants import (

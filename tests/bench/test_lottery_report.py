@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-
 from stretto.bench.lottery_panels import Estimate, Panel, make_panel
 from stretto.bench.lottery_report import make_rows, smallest_match
 from stretto.bench.lottery_variants import TICKET, UNTRAINED, VARIANTS
