@@ -90,7 +90,7 @@ def make_report(setup: Setup) -> tuple[dict[str, Any], list[Panel]]:
     for kind in KINDS:
         for rate, lr in LEARNING_RATES.items():
             names = (setup.search(kind, rate, seed).name for seed in range(setup.seeds))
-            there = [results[name]["found"] for name in names if name in results]
+            there = [results[name] for name in names if name in results]
             if there:
                 panels.append(make_panel(kind, rate, lr, there))
     first = next(iter(results.values()))

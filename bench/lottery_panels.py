@@ -56,12 +56,13 @@ class Panel:
     """One kind of pruning at one learning rate.
 
     left: by round, the share of the weights. test, calibration: accuracies in percent by variant and round; the ticket
-    of round 0 is the whole network.
+    of round 0 is the whole network. chance: percent that a guess gets right.
     """
 
     kind: str
     rate: str
     lr: float
+    chance: float
     left: dict[int, float]
     test: dict[str, dict[int, Estimate]]
     calibration: dict[str, dict[int, Estimate]]
@@ -95,13 +96,13 @@ class Panel:
             }
             for split in ("test", "calibration")
         }
-        return {"kind": self.kind, "rate": self.rate, "lr": self.lr, "left": self.left} | plain
+        return {"kind": self.kind, "rate": self.rate, "lr": self.lr, "chance": self.chance, "left": self.left} | plain
 
 
-def make_panel(kind: str, rate: str, lr: float, searches: Sequence[Sequence[Record]]) -> Panel:
-    """Of what the searches of several seeds found, all of the same rounds and variants."""
-    panel = Panel(kind, rate, lr, {}, {}, {})
-    for same in zip(*searches, strict=True):
+def make_panel(kind: str, rate: str, lr: float, results: Sequence[Record]) -> Panel:
+    """Of searches' results with several seeds, all of the same rounds and variants."""
+    panel = Panel(kind, rate, lr, 100 / results[0]["classes"], {}, {}, {})
+    for same in zip(*(result["found"] for result in results), strict=True):
         number, variant = same[0]["round"], same[0]["variant"]
         panel.left[number] = same[0]["left"]
         for split in ("test", "calibration"):

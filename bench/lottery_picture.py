@@ -11,7 +11,7 @@ COLORS = {
     TICKET: "black", RANDOM: "tab:red", SIGNS: "tab:blue", LONGER: "tab:orange",
     UNTRAINED: "black", UNTRAINED_SIGNS: "tab:blue", UNTRAINED_RANDOM: "tab:red",
 }  # fmt: skip
-LOWEST = 12.0  # points below the best that a panel shows at least; what is further below would flatten the rest
+FURTHEST = 15.0  # points below the best that are shown; what is further below would flatten the rest
 TICKS = (100, 50, 20, 10, 5, 2)
 
 
@@ -25,11 +25,10 @@ def draw(panels: Sequence[Panel], picture: Path) -> None:
     figure = pyplot.figure(figsize=(11, 12), constrained_layout=True)
     kinds, rates = (list(dict.fromkeys(getattr(panel, name) for panel in panels)) for name in ("kind", "rate"))
     boxes = figure.subfigures(len(kinds), len(rates), squeeze=False)
-    bottom = _lowest(panels)
     for panel in panels:
         box = boxes[kinds.index(panel.kind), rates.index(panel.rate)]
         above, below = box.subplots(2, 1, sharex=True, height_ratios=(5, 2))
-        _draw_trained(above, panel, bottom)
+        _draw_trained(above, panel, *_range([other for other in panels if other.kind == panel.kind]))
         _draw_untrained(below, panel)
         above.set_title(panel.title, fontsize=10)
     figure.suptitle("Lottery tickets: share of the test's images right; bars are standard errors over seeds")
@@ -38,13 +37,13 @@ def draw(panels: Sequence[Panel], picture: Path) -> None:
     pyplot.close(figure)
 
 
-def _draw_trained(axes: Any, panel: Panel, bottom: float) -> None:
+def _draw_trained(axes: Any, panel: Panel, bottom: float, top: float) -> None:
     whole, se = panel.whole.mean, panel.whole.se or 0.0
     axes.axhspan(whole - se, whole + se, color="gray", alpha=0.35, label="whole network ± standard error")
     axes.axhline(whole, color="gray", linewidth=0.8)
     for variant in (TICKET, SIGNS, LONGER, RANDOM):
         _line(axes, panel, variant)
-    axes.set_ylim(bottom=bottom)
+    axes.set_ylim(bottom, top)
     axes.set_ylabel("trained, %")
     axes.legend(fontsize=7, loc="lower left")
 
@@ -52,10 +51,12 @@ def _draw_trained(axes: Any, panel: Panel, bottom: float) -> None:
 def _draw_untrained(axes: Any, panel: Panel) -> None:
     for variant in (UNTRAINED, UNTRAINED_SIGNS, UNTRAINED_RANDOM):
         _line(axes, panel, variant, linestyle="--")
-    axes.set_ylim(0, 100)
+    axes.axhline(panel.chance, color="gray", linewidth=0.8, linestyle=":", label="chance")
+    axes.set_ylim(0, 135)  # room for the legend
+    axes.set_yticks(range(0, 101, 25))
     axes.set_ylabel("untrained, %")
     axes.set_xlabel("weights left, %")
-    axes.legend(fontsize=7, loc="upper right")
+    axes.legend(fontsize=7, loc="upper center", ncols=2)
 
 
 def _line(axes: Any, panel: Panel, variant: str, linestyle: str = "-") -> None:
@@ -67,14 +68,15 @@ def _line(axes: Any, panel: Panel, variant: str, linestyle: str = "-") -> None:
         marker="o", markersize=3.5, linewidth=1.3, capsize=2, label=VARIANTS[variant].label,
     )  # fmt: skip
     axes.set_xscale("log")
-    ticks = [tick for tick in TICKS if tick >= 0.9 * min(100 * left for left in panel.left.values())]
+    ticks = [tick for tick in TICKS if tick >= 85 * min(panel.left.values())]
     axes.set_xticks(ticks, [f"{tick}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(115, 90 * min(panel.left.values()))
+    axes.set_xlim(118, 85 * min(panel.left.values()))
     axes.grid(alpha=0.25)
 
 
-def _lowest(panels: Sequence[Panel]) -> float:
-    """Where all panels' accuracies of what was trained begin."""
-    means = [e.mean for panel in panels for name in (TICKET, SIGNS, LONGER, RANDOM) for e in panel.test[name].values()]
-    return max(min(means) - 1, max(means) - LOWEST)
+def _range(panels: Sequence[Panel]) -> tuple[float, float]:
+    """What is shown of the accuracies of what was trained, the same at all learning rates."""
+    trained = (TICKET, SIGNS, LONGER, RANDOM)
+    means = [e.mean for panel in panels for name in trained for e in panel.test.get(name, {}).values()]
+    return max(min(means) - 1, max(means) - FURTHEST), max(means) + 0.5

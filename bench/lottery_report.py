@@ -36,11 +36,11 @@ def make_rows(panel: Panel) -> list[Row]:
 
 
 def _gain_rows(panel: Panel, few: list[int]) -> list[Row]:
-    """Where few weights are left: the ticket at each share, other comparisons averaged over them."""
+    """Where few weights are left: the ticket at each share, what else is compared averaged over them."""
     goal = 0.0 if (panel.kind, panel.rate) == GOAL else None
     return [
         *(_gain_row(panel, "ticket over new random numbers", TICKET, RANDOM, [n], goal) for n in few),
-        _gain_row(panel, "ticket over the whole network", TICKET, None, few),
+        *(_gain_row(panel, "ticket over the whole network", TICKET, None, [n]) for n in few),
         _gain_row(panel, "original signs over new random numbers", SIGNS, RANDOM, few),
         _gain_row(panel, "ticket over original signs", TICKET, SIGNS, few),
         _gain_row(panel, "new random numbers for longer over ticket", LONGER, TICKET, few, note=_costs(few)),
@@ -84,6 +84,7 @@ def _untrained_row(panel: Panel, variant: str) -> Row:
     number = max((n for n in line if n > 0), key=lambda n: line[n].mean)
     accuracy = panel.test[variant][number]
     control = {
+        "chance, %": panel.chance,
         "new random numbers in the same shape, untrained, %": str(panel.test[UNTRAINED_RANDOM][number]),
         "whole network, the same numbers untrained, %": str(panel.test[variant][0]),
     }

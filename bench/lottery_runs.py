@@ -74,12 +74,12 @@ class Search:
         return task | options | own | {"importance": NEURON_IMPORTANCE, "epoch_factors": factors}
 
     def result(self) -> Record | None:
-        """`found` as `search` gives it, training `seconds`, and `machine`; None before the end.
+        """`found` as `_Searching.all` gives it, how many `classes`, training `seconds`, `machine`; None before the end.
 
         Raises:
             JobError: the record is of other settings, or can't be read.
         """
-        record = read_record(self.record, "found", "seconds", "machine")
+        record = read_record(self.record, "found", "classes", "seconds", "machine")
         if record is not None:
             check_settings(self.record, self.settings(), record["settings"])
         return record
@@ -88,7 +88,7 @@ class Search:
         """Searches and writes the record; `tell` gets the share of the epochs done, in (0, 1]."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         found, seconds = _Searching(self, data, tell).all()
-        write_record(self.record, self.settings(), found=found, seconds=seconds)
+        write_record(self.record, self.settings(), found=found, classes=len(data.classes), seconds=seconds)
         shutil.rmtree(self.checkpoints)
         tell(1.0)
 

@@ -15,9 +15,10 @@ def panel(tickets: list[list[float]], others: float = 50.0, kind: str = "weights
         named = {"round": number, "variant": variant, "left": 0.3**number}
         return named | {"test": percent / 100, "calibration": number / 10}
 
-    def search(seed: int) -> list[dict[str, Any]]:
+    def search(seed: int) -> dict[str, Any]:
         places = [(number, variant) for number in range(len(tickets)) for variant in VARIANTS]
-        return [finding(n, v, tickets[n][seed] if v == TICKET else others) for n, v in places]
+        found = [finding(n, v, tickets[n][seed] if v == TICKET else others) for n, v in places]
+        return {"found": found, "classes": 10}
 
     return make_panel(kind, "low", 0.01, [search(seed) for seed in range(len(tickets[0]))])
 
