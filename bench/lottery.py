@@ -35,6 +35,9 @@ TRAINING = {
     "recalibrate": 0,
     "device": "cpu",
 }
+# As Frankle & Carbin have it. With seed 0 and 4 epochs at the low learning rate, the best ticket is 0.8 points over the
+# whole network on the calibration split, and that of 8.7 % of the weights 0.2; by 0.38 a round 0.5, and 0.1 of 9.3 %.
+SHARE = 0.2
 LEAST_SEEDS = 3
 
 
@@ -47,9 +50,9 @@ class Setup:
     folder: Path
     seeds: int = 3
     epochs: int = EPOCHS
-    rounds: int = 8
-    share: float = 0.38
-    compared: tuple[int, ...] = (2, 4, 5, 6, 8)
+    rounds: int = 16
+    share: float = SHARE
+    compared: tuple[int, ...] = (4, 8, 11, 13, 16)
 
     def __post_init__(self) -> None:
         for name in ("seeds", "epochs"):

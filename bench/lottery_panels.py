@@ -72,6 +72,11 @@ class Panel:
         return f"{self.kind} pruned, {self.rate} learning rate {self.lr:g}"
 
     @property
+    def name(self) -> str:
+        """Short, for a column."""
+        return f"{self.kind}, {self.rate}"
+
+    @property
     def whole(self) -> Estimate:
         """The whole network, trained."""
         return self.test[TICKET][0]

@@ -39,11 +39,11 @@ def _gain_rows(panel: Panel, few: list[int]) -> list[Row]:
     """Where few weights are left: the ticket at each share, what else is compared averaged over them."""
     goal = 0.0 if (panel.kind, panel.rate) == GOAL else None
     return [
-        *(_gain_row(panel, "ticket over new random numbers", TICKET, RANDOM, [n], goal) for n in few),
-        *(_gain_row(panel, "ticket over the whole network", TICKET, None, [n]) for n in few),
-        _gain_row(panel, "original signs over new random numbers", SIGNS, RANDOM, few),
-        _gain_row(panel, "ticket over original signs", TICKET, SIGNS, few),
-        _gain_row(panel, "new random numbers for longer over ticket", LONGER, TICKET, few, note=_costs(few)),
+        *(_gain_row(panel, "ticket over random", TICKET, RANDOM, [n], goal) for n in few),
+        *(_gain_row(panel, "ticket over whole", TICKET, None, [n]) for n in few),
+        _gain_row(panel, "signs over random", SIGNS, RANDOM, few),
+        _gain_row(panel, "ticket over signs", TICKET, SIGNS, few),
+        _gain_row(panel, "longer over ticket", LONGER, TICKET, few, note=_costs(few)),
     ]
 
 
@@ -63,7 +63,7 @@ def _match_row(panel: Panel) -> Row:
     gain = panel.test[TICKET][found] - panel.whole
     control = {"whole network, %": panel.whole.mean, "ticket, %": panel.test[TICKET][found].mean,
                "difference": str(gain)}  # fmt: skip
-    return Row("weights left where the ticket matches the whole network", panel.title, 100 * panel.left[found], "%",
+    return Row("weights left where ticket matches whole", panel.name, 100 * panel.left[found], "%",
                at_most=goal, control=control, note=MATCH_NOTE)  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _gain_row(
     """Points of one variant over another, or over the whole network, averaged over rounds."""
     gain = panel.gain(of, over, numbers)
     at = _shares(panel, numbers)
-    return Row(f"{figure}, at {at}", panel.title, gain.mean, "points", at_least=goal, spread=gain.spread,
+    return Row(f"{figure}, at {at}", panel.name, gain.mean, "points", at_least=goal, spread=gain.spread,
                control={"by_seed": list(gain.by_seed)}, note="; ".join(filter(None, (PAIRED_NOTE, note))))  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def _untrained_row(panel: Panel, variant: str) -> Row:
         "new random numbers in the same shape, untrained, %": str(panel.test[UNTRAINED_RANDOM][number]),
         "whole network, the same numbers untrained, %": str(panel.test[variant][0]),
     }
-    return Row(f"{VARIANTS[variant].label}, at {_shares(panel, [number])}", panel.title, accuracy.mean, "%",
+    return Row(f"{_words(variant)}, at {_shares(panel, [number])}", panel.name, accuracy.mean, "%",
                spread=accuracy.spread, control=control,
                note="at the share that is best on the calibration split")  # fmt: skip
 
@@ -106,13 +106,18 @@ def _costs(numbers: Sequence[int]) -> str:
 def print_panels(console: Console, panels: Sequence[Panel]) -> None:
     """A table a panel: a line for each share of weights left, a column for each beginning; mean ± standard error."""
     for panel in panels:
-        labels = (variant.label.replace(", ", "\n").replace(" (", "\n(") for variant in VARIANTS.values())
-        table = Table("weights\nleft, %", *labels, title=f"{panel.title}: % of the test's images right",
+        table = Table("left, %", *map(_words, VARIANTS), title=f"{panel.title}: % of the test's images right",
                       title_justify="left", padding=(0, 1, 0, 0), box=box.HORIZONTALS)  # fmt: skip
         for number, left in panel.left.items():
             cells = (_cell(panel.test.get(variant, {}).get(number)) for variant in VARIANTS)
             table.add_row(f"{100 * left:.1f}", *cells)
         console.print(table)
+    for name, variant in VARIANTS.items():
+        console.print(f"{_words(name)}: {variant.label}", highlight=False)
+
+
+def _words(variant: str) -> str:
+    return variant.replace("_", " ")
 
 
 def _cell(estimate: Estimate | None) -> str:

@@ -36,17 +36,17 @@ def test_a_ticket_matches_until_the_first_round_that_falls_behind() -> None:
 def test_gains_are_paired_by_seed_and_of_few_weights() -> None:
     rows = make_rows(panel([[80.0, 80.0], [90.0, 90.0], [51.0, 53.0], [55.0, 55.0]]))
     found = {row.figure: row for row in rows}
-    each = found["ticket over new random numbers, at 9.0 %"]
+    each = found["ticket over random, at 9.0 %"]
     assert each.value == pytest.approx(2) and each.spread is not None
     assert each.spread["se"] == pytest.approx(1) and each.spread["low"] == pytest.approx(2 - 12.71)
-    averaged = found["new random numbers for longer over ticket, at 9.0, 2.7 %"]
+    averaged = found["longer over ticket, at 9.0, 2.7 %"]
     assert averaged.value == pytest.approx(-3.5)
     assert averaged.control == {"by_seed": [pytest.approx(-3), pytest.approx(-4)]}
     assert "take 3, 4 times" in averaged.note
 
 
 def test_untrained_shapes_are_chosen_by_the_calibration_split() -> None:
-    row = next(row for row in make_rows(panel([[80.0], [70.0], [60.0]])) if VARIANTS[UNTRAINED].label in row.figure)
+    row = next(row for row in make_rows(panel([[80.0], [70.0], [60.0]])) if row.figure.startswith(UNTRAINED))
     assert row.figure.endswith("at 9.0 %") and row.value == pytest.approx(50)
 
 
