@@ -1,5 +1,6 @@
 """Trainings and compressions that the benchmark compares, each in a process of its own, cut off and gone on with."""
 
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ class Scratch:
         return (self.shape,)
 
     def settings(self) -> Record:
-        return {"shape": self.shape, "options": asdict(self.options)}
+        return {"shape": self.shape, "options": json.loads(json.dumps(asdict(self.options)))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,15 +222,18 @@ def _make(job: Job, send: Send) -> Record:
         return run_training(work.task, work.options, job.checkpoint, send, tell)
     if isinstance(work, Scratch):
         return _from_scratch(work, job, send)
-    if job.checkpoint.exists():  # compressed, and cut off while it was exported
-        kept = read_record(job.checkpoint.with_suffix(".passes"), "passes")
-        return {} if kept is None else {"passes": kept["passes"]}
+    passes = job.checkpoint.with_suffix(".passes")
+    kept = read_record(passes, "passes")
+    if job.checkpoint.exists() and kept is not None:  # cut off while it was exported
+        check_settings(passes, job.settings(), kept["settings"])
+        return {"passes": kept["passes"]}
+    job.checkpoint.unlink(missing_ok=True)
     stages = make_recipe(work.content(), work.recipe, job.folder)
     source = job.folder / f"{work.source}.pt"
     found = compress(
         source, stages, job.data, job.checkpoint, cache=job.folder / "teachers", tell=tell, on_progress=send
     )
-    write_record(job.checkpoint.with_suffix(".passes"), job.settings(), passes=found["passes"])
+    write_record(passes, job.settings(), passes=found["passes"])
     return found
 
 

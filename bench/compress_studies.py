@@ -113,13 +113,18 @@ def plain(data: str, folder: Path, width: float = 1.0) -> Job:
     return Job(name, Training(replace(CIFAR.on(data), alone=width), options), data, folder, precisions=("fp32", "int8"))
 
 
+def longer(data: str, folder: Path) -> Job:
+    """The control of what is trained on after its training: the same network, by itself, for as long as any of them."""
+    return Job("plain-longer", Compression("plain", "longer"), data, folder)
+
+
 def channels(data: str, folder: Path) -> list[Job]:
     """Half the MACs; the same shape from scratch for equal cost: pruning took 10 epochs of the whole and 6 of about
     two thirds, which are 28 of half the MACs."""
     scratch = replace(plain(data, folder).work.options, epochs=28)  # type: ignore[union-attr]
     return [
         plain(data, folder),
-        Job("plain-channels", Compression("plain", "channels", teachers=("plain",)), data, folder),
+        Job("plain-channels", Compression("plain", "channels"), data, folder),
         Job("plain-channels-scratch", Scratch("plain-channels", scratch), data, folder),
         Job("cifar64", Training(CIFAR.on(data), CIFAR.options), data, folder),
     ]
@@ -128,13 +133,15 @@ def channels(data: str, folder: Path) -> list[Job]:
 def bits(data: str, folder: Path) -> list[Job]:
     """8 bits aware of quantization, and one bit."""
     aware = Job("plain-int8", Compression("plain", "int8"), data, folder, precisions=("fp32", "int8"))
-    return [plain(data, folder), aware, _coded("plain-binary", Compression("plain", "binary"), data, folder)]
+    binary = _coded("plain-binary", Compression("plain", "binary"), data, folder)
+    return [plain(data, folder), longer(data, folder), aware, binary]
 
 
 def factors(data: str, folder: Path) -> list[Job]:
     """Products of thinner layers, and depthwise separable ones."""
     return [
         plain(data, folder),
+        longer(data, folder),
         Job("plain-low_rank", Compression("plain", "low_rank"), data, folder),
         Job("plain-separable", Compression("plain", "separable"), data, folder),
     ]

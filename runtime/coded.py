@@ -202,15 +202,19 @@ def _opened(raw: bytes) -> tuple[Reader, list[Record]]:
 
 def _check(record: Record) -> None:
     name, dtype, shape, scale, steps, kept, values, packed, sizes = record
-    halved = ("f2",) if dtype == "f4" else ()
+    if len(shape) > DIMENSIONS_MAX or not all(0 <= size <= NUMBERS_MAX for size in shape):
+        # before anything is worked out of it, which for thousands of axes would take hours
+        found = f"{shape[:4]} and {len(shape) - 4} axes more" if len(shape) > DIMENSIONS_MAX else str(shape)
+        expected = f"at most {DIMENSIONS_MAX} sizes from 0 to {NUMBERS_MAX}"
+        raise ValueError(f"array {name!r}: shape is {found}, expected {expected}")
+    halved, numbers = ("f2",) if dtype == "f4" else (), prod(shape)
     symbols = per_byte(values) if 0 < values <= SYMBOLS_MAX else 0
     streams = 1 + (scale != "") + (steps >= 0) + (values > 0)
     for what, value, right, expected in (
         ("dtype", dtype, dtype in DTYPES, DTYPES),
-        ("shape", shape, len(shape) <= DIMENSIONS_MAX and all(0 <= size <= NUMBERS_MAX for size in shape), "sizes"),
         ("kept", kept, kept in (dtype, *halved), (dtype, *halved)),
         ("scale", scale, scale == "" or (scale in ("f4", "f2") and dtype == "f4" and shape), "f4 or f2 for rows of f4"),
-        ("steps", steps, -1 <= steps <= prod(shape), f"-1 to {prod(shape)}"),
+        ("steps", steps, -1 <= steps <= numbers, f"-1 to {numbers}"),
         ("values", values, 0 <= values <= SYMBOLS_MAX, f"0 to {SYMBOLS_MAX}"),
         ("packed", packed, packed in (min(symbols, 1), symbols), f"{min(symbols, 1)} or {symbols}"),
         ("sizes", sizes, len(sizes) == streams and min(sizes, default=0) >= 0, f"{streams} numbers of at least 0"),

@@ -4,6 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .optimizers import SCHEDULES, make_optimizer
 from .options import FitOptions, fit_options
 from .supernet import Supernet
 
+Within = Callable[[], AbstractContextManager[Any]]
 Batch = tuple[torch.Tensor, torch.Tensor] | tuple[torch.Tensor, torch.Tensor, Lesson]
 
 
@@ -50,6 +52,7 @@ def fit(
     on_progress: Callable[[Progress], None] | None = None,
     about: dict[str, Any] | None = None,
     limits: Limits | None = None,
+    within: Within = nullcontext,
     **changes: Any,
 ) -> list[dict[str, float]]:
     """Train jointly on the summed loss of all widths and exits; returns each epoch's mean loss, accuracy, and time.
@@ -67,6 +70,7 @@ def fit(
         about: plain values kept in the checkpoint, such as what made the network.
         limits: the values that parameters may have, by their names in `net.shared`; they have them in every forward
             pass and at the end.
+        within: entered while the network runs and its gradients are found, in training alone.
 
     Raises:
         TypeError: an unknown option.
@@ -76,7 +80,7 @@ def fit(
     """
     if options is not None and changes:
         raise TypeError(f"give either options or single ones ({', '.join(changes)}), not both")
-    run = _Run(net, loader, options or fit_options(**changes), checkpoint, about or {}, limits or {})
+    run = _Run(net, loader, options or fit_options(**changes), checkpoint, about or {}, limits or {}, within)
     for epoch in range(run.epoch, run.options.epochs):
         run.train_epoch(epoch, on_progress)
     run.finish()
@@ -94,8 +98,10 @@ class _Run:
         path: str | Path | None,
         about: dict[str, Any],
         limits: Limits,
+        within: Within,
     ) -> None:
-        self.net, self.loader, self.options, self.about, self.limits = net, loader, options, about, limits
+        self.net, self.loader, self.options, self.about = net, loader, options, about
+        self.limits, self.within = limits, within
         self.path = None if path is None else Path(path)
         self.batches = _length(loader)
         self.epoch, self.done = 0, False
@@ -119,7 +125,7 @@ class _Run:
         self.net.train()
         began = time.monotonic()
         total, right, seen = 0.0, 0, 0
-        for i, (x, y, *lessons) in enumerate(self._on_device()):
+        for i, (x, y, *lessons) in enumerate(self._on_device(self.loader)):
             loss, correct = self._step(epoch * self.batches + i, x, y, rng, *lessons)
             total, right, seen = total + loss * len(y), right + correct, seen + len(y)
             if on_progress is not None:
@@ -139,7 +145,8 @@ class _Run:
         if not self.done:
             self._begin(self.options.epochs)
             settle(self.net, self.limits)
-            recalibrate_bn(self.net, (batch[0] for batch in self._on_device()), self.options.recalibrate)
+            inputs = self._on_device(getattr(self.loader, "without_lessons", self.loader))
+            recalibrate_bn(self.net, (batch[0] for batch in inputs), self.options.recalibrate)
             self.done = True
             self._save()
         self.net.eval()
@@ -163,14 +170,16 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         try:
-            found = train_step(self.net, self.optimizer, x, y, options, rng, self.fast["autocast"], self.limits, lesson)
+            found = train_step(
+                self.net, self.optimizer, x, y, options, rng, self.fast["autocast"], self.limits, lesson, self.within
+            )
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} at step {step}; a lower lr than {options.lr} may help") from error
         self.steps_done += 1
         return found
 
-    def _on_device(self) -> Iterator[Batch]:
-        for x, y, *lessons in self.loader:
+    def _on_device(self, loader: Any) -> Iterator[Batch]:
+        for x, y, *lessons in loader:
             x = x.to(self.device)
             if self.fast["channels_last"] and x.dim() == 4:
                 x = x.contiguous(memory_format=torch.channels_last)
@@ -232,10 +241,11 @@ def train_step(
     bf16: bool = False,
     limits: Limits | None = None,
     lesson: Lesson | None = None,
+    within: Within = nullcontext,
 ) -> tuple[float, int]:
     """One batch: gradients averaged over widths, cut, and the optimizer's step.
 
-    `limits`, `lesson`: see `fit`.
+    `limits`, `lesson`, `within`: see `fit`.
 
     Returns the loss and how many of the batch the widest final exit got right.
 
@@ -243,7 +253,7 @@ def train_step(
         FloatingPointError: the loss isn't finite; the parameters are left as they were.
     """
     optimizer.zero_grad(set_to_none=True)
-    with imposed(net, limits or {}):
+    with imposed(net, limits or {}), within():
         loss, right = accumulate_gradients(net, x, y, options.loss, rng, torch.bfloat16 if bf16 else None, lesson)
     limit_gradients(net, limits or {})
     if not math.isfinite(loss):

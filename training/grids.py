@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 CODES = 256  # as many as a byte tells apart
+HALF_DIGITS = 11  # binary ones of a 16-bit float
 
 
 class Grid(Protocol):
@@ -39,14 +40,15 @@ class Clusters:
     codes: Tensor
 
     def nearest(self, free: Tensor, kept: Tensor | None) -> Tensor:
-        codes = (self.codes if kept is None else self.codes * kept).flatten().long()
+        codes = self.codes.to(free.device)
+        codes = (codes if kept is None else codes * kept.to(free.device)).flatten().long()
         counts = torch.bincount(codes, minlength=CODES).clamp_min(1)
-        table = _stored(_sums(codes, free) / counts)
+        table = short(_sums(codes, free) / counts)
         table[0] = 0
         return table[codes].view_as(free)
 
     def gradient(self, grad: Tensor, free: Tensor) -> Tensor:
-        codes = self.codes.flatten().long()
+        codes = self.codes.to(grad.device).flatten().long()
         sums = _sums(codes, grad)
         sums[0] = 0
         return sums[codes].view_as(grad)
@@ -66,7 +68,7 @@ class Whole:
     scale: Tensor | None = None
 
     def nearest(self, free: Tensor, kept: Tensor | None) -> Tensor:
-        free = _zeroed(free, kept)
+        free = zeroed(free, kept)
         scale = _rows(self._scale(free), free)
         codes = torch.where(scale > 0, free / scale, 0).round().clamp(-self.largest, self.largest)
         return codes * scale
@@ -80,8 +82,8 @@ class Whole:
 
     def _scale(self, free: Tensor) -> Tensor:
         if self.scale is not None:
-            return self.scale.to(free.dtype)
-        return _stored(free.abs().flatten(1).amax(1) / self.largest)
+            return self.scale.to(free)
+        return short(free.abs().flatten(1).amax(1) / self.largest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,9 @@ class Signs:
     """
 
     def nearest(self, free: Tensor, kept: Tensor | None) -> Tensor:
-        count = free[0].numel() if kept is None else kept.flatten(1).sum(1).clamp_min(1)
-        scale = _stored(_zeroed(free, kept).abs().flatten(1).sum(1) / count)
-        return _zeroed(torch.where(free >= 0, 1.0, -1.0).to(free.dtype) * _rows(scale, free), kept)
+        count = free[0].numel() if kept is None else kept.to(free.device).flatten(1).sum(1).clamp_min(1)
+        scale = short(zeroed(free, kept).abs().flatten(1).sum(1) / count)
+        return zeroed(torch.where(free >= 0, 1.0, -1.0).to(free.dtype) * _rows(scale, free), kept)
 
     def gradient(self, grad: Tensor, free: Tensor) -> Tensor:
         return torch.where(free.abs() <= 1, grad, 0)
@@ -109,7 +111,7 @@ class Halves:
     """16-bit floating point."""
 
     def nearest(self, free: Tensor, kept: Tensor | None) -> Tensor:
-        return _zeroed(_stored(free), kept)
+        return zeroed(free.half().to(free.dtype), kept)
 
     def gradient(self, grad: Tensor, free: Tensor) -> Tensor:
         return grad
@@ -147,8 +149,9 @@ def _sums(codes: Tensor, numbers: Tensor) -> Tensor:
     return empty.index_add_(0, codes, numbers.flatten())
 
 
-def _zeroed(numbers: Tensor, kept: Tensor | None) -> Tensor:
-    return numbers if kept is None else numbers * kept
+def zeroed(numbers: Tensor, kept: Tensor | None) -> Tensor:
+    """The numbers, zero where they aren't kept."""
+    return numbers if kept is None else torch.where(kept.to(numbers.device), numbers, 0.0)  # not -0, as a product is
 
 
 def _rows(scale: Tensor, like: Tensor) -> Tensor:
@@ -156,6 +159,10 @@ def _rows(scale: Tensor, like: Tensor) -> Tensor:
     return scale.view(-1, *(1,) * (like.dim() - 1))
 
 
-def _stored(numbers: Tensor) -> Tensor:
-    """As coded bundles store single numbers: in 16 bits."""
-    return numbers.half().to(numbers.dtype)
+def short(numbers: Tensor) -> Tensor:
+    """With as many digits as 16-bit floats have, which coded bundles store numbers in where they are in range.
+
+    So few that a whole number of up to 13 bits times one of them is exact, and gives it back when divided.
+    """
+    mantissa, exponent = torch.frexp(numbers.float())
+    return torch.ldexp((mantissa * 2**HALF_DIGITS).round() / 2**HALF_DIGITS, exponent).to(numbers.dtype)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .grids import Grid, grid_from_plain, grid_to_plain
+from .grids import Grid, grid_from_plain, grid_to_plain, zeroed
 from .supernet import Supernet
 
 
@@ -26,11 +26,11 @@ class Limit:
         """The values that stand for free numbers."""
         if self.grid is not None:
             return self.grid.nearest(free, self.kept)
-        return free if self.kept is None else free * self.kept
+        return zeroed(free, self.kept)
 
     def gradient(self, grad: Tensor, free: Tensor) -> Tensor:
         """What the free numbers learn."""
-        for_kept = grad if self.kept is None else grad * self.kept
+        for_kept = zeroed(grad, self.kept)
         return for_kept if self.grid is None else self.grid.gradient(for_kept, free)
 
     def taken(self, places: list[Tensor | None]) -> "Limit":

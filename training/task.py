@@ -174,6 +174,12 @@ def export_checkpoint(
     as can be."""
     net, content = restore(checkpoint)
     about = content["about"]
+    scales = row_scales(net, limits_from_plain(content.get("limits", {}), net)) if coded else None
+    if scales and weights != "float32":
+        raise ValueError(
+            f"weights '{weights}': {checkpoint} has weights of whole numbers ({next(iter(scales))}, …), which a coded "
+            "bundle stores as they are; leave weights out"
+        )
     data = load_data_as(data_path, tuple(about["shape"]), _reading(tell), calibration=about["holdout"])
     if list(data.classes) != about["classes"]:
         raise CheckpointError(
@@ -208,7 +214,7 @@ def export_checkpoint(
         weights=weights,
         precisions=precisions,
         reduce_range=reduce_range,
-        coded=row_scales(net, limits_from_plain(content.get("limits", {}), net)) if coded else None,
+        coded=scales,
         progress=tell,
     )
 

@@ -317,3 +317,12 @@ def test_symbols_of_a_byte_are_as_many_as_fit():
 def test_gaps_are_the_zeros_before_each_number():
     assert list(find_gaps(np.array([0, 2, 257, 512, 1022]))) == [0, 1, 254, 254, 255, 254]
     assert list(find_gaps(np.array([255, 766]))) == [255, 0, 255, 255, 0]
+
+
+def test_a_shape_of_absurdly_many_axes_is_refused_at_once() -> None:
+    """Its size would be a number of a hundred thousand digits."""
+    header = json.dumps([["w", "f4", [9] * 100_000, "", -1, "f4", 0, 0, [4]]]).encode()
+    body = zlib.compress(header, 9, wbits=-15) + b"abcd"
+    raw = struct.pack("<4sIII", b"stw1", zlib.crc32(body), len(body) - 4, len(header)) + body
+    with pytest.raises(ValueError, match=r"array 'w': shape is .* and 99996 axes more"):
+        decode(raw)

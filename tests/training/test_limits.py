@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stretto.runtime.coded import encode
 from stretto.training.checkpoint import load_checkpoint
 from stretto.training.compress.cluster import cluster_codes
 from stretto.training.fit import fit
@@ -43,13 +44,16 @@ def weight_and_mask(seed: int = 0, masked: bool = True) -> tuple[torch.Tensor, t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(seed=st.integers(0, 1000), masked=st.booleans())
-def test_nearest_values_of_nearest_values_are_themselves(kind: str, seed: int, masked: bool) -> None:
+@given(seed=st.integers(0, 1000), masked=st.booleans(), size=st.floats(-7, 3))
+def test_nearest_values_of_nearest_values_are_themselves(kind: str, seed: int, masked: bool, size: float) -> None:
     weight, kept = weight_and_mask(seed, masked)
+    weight = weight * 10**size
     limit = Limit(kept, grid_of(kind, weight, kept))
     once = limit.nearest(weight)
     assert torch.equal(once, limit.nearest(once))
     assert kept is None or not once[~kept].any()
+    scale = limit.grid.row_scale(once) if limit.grid is not None else None
+    encode({"w": once.numpy()}, {} if scale is None else {"w": scale.numpy()})  # refuses what isn't whole numbers of it
 
 
 @pytest.mark.parametrize("kind", ["whole", "fixed", "signs"])
@@ -61,7 +65,7 @@ def test_values_are_exactly_whole_multiples_of_their_rows_scale(kind: str) -> No
     assert scale is not None
     codes = (values / scale.view(-1, 1, 1, 1)).round()
     assert torch.equal(codes * scale.view(-1, 1, 1, 1), values)
-    assert torch.equal(scale, scale.half().float())
+    assert torch.equal(scale, scale.half().float())  # which they are stored as
 
 
 def test_cluster_values_learn_from_the_sum_of_their_gradients() -> None:

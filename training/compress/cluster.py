@@ -20,7 +20,8 @@ ROUNDS = 100  # of k-means, which on numbers in one dimension settles long befor
 class Cluster:
     """Weight sharing (Han et al., Deep Compression, ICLR 2016, section 3): centroids begin evenly between the lowest
     and the highest weight, which keeps the rare large ones, and are fine-tuned by the sum of their weights' gradients.
-    Weights that are zero for good stay so and have no centroid.
+    Weights that are zero for good stay so and have no centroid. Such sums are long, which `clip_norm` would cut:
+    fine-tune by an optimizer that their size doesn't matter to, adamw.
 
     clusters: how many values a layer's weights have, 2 to 255; 0 changes nothing. Of `linear` layers and `depthwise`
         convolutions as many as these say, where they say so.
@@ -36,12 +37,16 @@ class Cluster:
 
     def __post_init__(self) -> None:
         check_options(self)
-        for name, count in {"clusters": self.clusters or None, "linear": self.linear, **(self.layers or {})}.items():
-            if count is not None and not 2 <= count < CODES:
-                raise ValueError(f"{name} {count}: clusters are 2 to {CODES - 1}")
+        said = [(name, getattr(self, name)) for name in ("clusters", "linear", "depthwise")]
+        for name, count in [*said, *((f"layers.{place}", count) for place, count in (self.layers or {}).items())]:
+            if name == "clusters" and count == 0:
+                continue
+            if count is not None and not (isinstance(count, int) and 2 <= count < CODES):
+                raise ValueError(f"{name} {count!r}: clusters are whole numbers from 2 to {CODES - 1}")
 
     def run(self, subject: Subject, shop: Workshop) -> tuple[Subject, dict[str, Any]]:
         """Cluster and fine-tune the centroids; the subject's own network is changed."""
+        weighted_layers(subject.net, self.layers or {})  # refuses those that aren't there
         counts = {name: self._count(name, layer) for name, layer in weighted_layers(subject.net, self.skip).items()}
         chosen = {name: count for name, count in counts.items() if count}
         if not chosen:

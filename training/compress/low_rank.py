@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ..supernet import Supernet
 from ..supernet.edit import with_layers_split
 from .edits import low_rank_edit
-from .factors import is_dense, low_rank_pair, pair_macs, singular_values
-from .layers import end_layers, weight_name, weighted_layers, weights_in
+from .factors import low_rank_pair, pair_macs, singular_values
+from .layers import splittable_layers, weight_name, weights_in
 from .recipe import check_options
 from .subject import Subject
 from .tuning import Workshop
@@ -55,7 +55,7 @@ class LowRank:
 
     def run(self, subject: Subject, shop: Workshop) -> tuple[Subject, dict[str, Any]]:
         """Split the layers; gives a network of its own."""
-        layers = self._layers(subject.net)
+        layers = splittable_layers(subject.net, self.layers, self.skip)
         ranks = {name: rank for name, rank in self._ranks(subject.net, layers).items() if rank}
         if not ranks:
             return subject, {"ranks": {}, "macs_left": 1.0}
@@ -66,13 +66,6 @@ class LowRank:
         limits = {name: limit for name, limit in subject.limits.items() if name not in gone}
         subject = shop.tune(subject.reshaped(net, low_rank_edit(ranks), limits))
         return subject, {"ranks": ranks, "macs_left": left}
-
-    def _layers(self, net: Supernet) -> Layers:
-        ends, chosen = end_layers(net), weighted_layers(net, self.skip)
-        if self.layers:
-            left = weighted_layers(net, self.layers)
-            chosen = {name: layer for name, layer in chosen.items() if name not in left}
-        return {name: layer for name, layer in chosen.items() if name not in ends and is_dense(layer)}
 
     def _ranks(self, net: Supernet, layers: Layers) -> Ranks:
         """Each layer's rank, 0 where it stays whole."""

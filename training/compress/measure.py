@@ -36,7 +36,9 @@ def coded_bytes(subject: Subject) -> int:
         for name, value in own.named_parameters()
         if value.dim() == 1
     }
-    weights = {name: value for name, value in shared_weights(net.shared, "float32").items() if value.ndim > 1}
+    weights = {
+        name: value for name, value in shared_weights(net.shared, "float32", coded=True).items() if value.ndim > 1
+    }
     return len(encode(weights | norms, row_scales(net, subject.limits)))
 
 

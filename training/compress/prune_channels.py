@@ -13,6 +13,7 @@ from ..supernet import Supernet
 from ..supernet.channels import Ids
 from ..supernet.cuts import macs as macs_of
 from ..supernet.edit import without_channels
+from ..supernet.skeleton import ancestors
 from .edits import channels_edit
 from .importance import OF_CHANNELS, AtomScores
 from .recipe import check_choice, check_options
@@ -122,10 +123,10 @@ class _Cost:
         self._groups = channels.groups
         self.sizes: Sizes = np.array([group.atoms for group in channels.groups], dtype=np.int64)
         self._layers: list[tuple[int, list[NDArray[np.float64]]]] = []
-        counts = macs_of(traced)
+        counts, used = macs_of(traced), ancestors(traced.answers[-1])
         for node in traced.graph.nodes:
             count = counts.get(node.name)
-            if count and node.op == "call_module":
+            if count and node in used and node.op == "call_module":
                 axes = channels.parameters.get(f"{node.target}.weight", [])
                 self._layers.append((count, [self._shares(channels.group_of(ids)) for ids in axes if ids is not None]))
 

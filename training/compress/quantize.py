@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..grids import Grid, Halves, Whole
+from ..grids import Grid, Halves, Whole, short
 from ..limits import changed
 from .fake_int8 import FakeActivations
 from .layers import weight_name, weighted_layers
@@ -68,8 +68,8 @@ def best_scale(weight: Tensor, largest: int) -> Tensor:
     highest = rows.abs().amax(1)
     best, least = highest / largest, torch.full_like(highest, torch.inf)
     for clip in CLIPS.tolist():
-        scale = (clip * highest / largest).half().float()
+        scale = short(clip * highest / largest)
         column = scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
         error = ((rows / column).round().clamp(-largest, largest) * column - rows).square().sum(1)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
-    return best.half().float()
+    return short(best)

@@ -12,7 +12,7 @@ epochs = 2              # and fine-tuning's, over those of [tune]
 import difflib
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,7 +88,7 @@ def make_recipe(content: dict[str, Any], where: str = "recipe", folder: Path = P
 
 
 def _stage(said: dict[str, Any], tune: dict[str, Any], where: str, folder: Path) -> Stage:
-    name = said.get("name")
+    name = said.get("name") if isinstance(said, dict) else None
     if not isinstance(name, str):
         raise RecipeError(f"{where}: has no name; one of {', '.join(PASSES)}")
     _check_names([name], PASSES, f"{where}: name")
@@ -98,11 +98,10 @@ def _stage(said: dict[str, Any], tune: dict[str, Any], where: str, folder: Path)
     _check_names(given, own | TUNING_NAMES, f"{where}: option")
     mine = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if key in own}
     tuning = tune | {key: value for key, value in given.items() if key not in own}
-    if "teachers" in tuning:
-        tuning["teachers"] = [_found(teacher, folder) for teacher in tuning["teachers"]]
     try:
-        work = kind(**mine)
-        return Stage(name, {"name": name} | mine | tuning, work, make_tuning(tuning))
+        made = make_tuning(tuning)
+        made = replace(made, teachers=tuple(_found(teacher, folder) for teacher in made.teachers))
+        return Stage(name, {"name": name} | mine | tuning, kind(**mine), made)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {error}") from error
 

@@ -19,7 +19,7 @@ from ..task import Tell
 from .measure import measured
 from .recipe import Stage
 from .subject import Subject, open_subject, save_subject
-from .tuning import Workshop
+from .tuning import BEFORE, Workshop
 
 Report = dict[str, Any]
 REPORTS = "reports.json"
@@ -59,6 +59,7 @@ def compress(
     if not out.parent.is_dir():
         raise CheckpointError(f"{out}: there is no folder {out.parent}; make it first")
     work = _Work(out.with_name(f"{out.name}.work"), Path(checkpoint), stages, data_path)
+    _check_teachers(stages)
     reports = work.begin()
     subject = open_subject(work.latest(len(reports)), data_path, data, tell)
     for number in range(len(reports), len(stages)):
@@ -73,6 +74,14 @@ def compress(
         work.keep(number + 1, subject, reports)
     work.finish(len(stages), out)
     return {"checkpoint": str(checkpoint), "data": subject.data.name, "passes": reports}
+
+
+def _check_teachers(stages: Sequence[Stage]) -> None:
+    """Before hours of work that would end where one is missing."""
+    for number, stage in enumerate(stages, start=1):
+        for teacher in stage.tuning.teachers:
+            if teacher != BEFORE and not Path(teacher).is_file():
+                raise ValueError(f"pass {number} ({stage.name}): teacher {teacher}: no such file")
 
 
 def _run(stage: Stage, subject: Subject, shop: Workshop, before: Report) -> tuple[Subject, Report]:

@@ -8,8 +8,8 @@ from torch import nn
 from ..supernet import Supernet
 from ..supernet.edit import with_layers_split
 from .edits import separable_edit
-from .factors import is_dense, separable_pair
-from .layers import end_layers, weight_name, weighted_layers, weights_in
+from .factors import separable_pair
+from .layers import splittable_layers, weight_name, weights_in
 from .recipe import check_options
 from .subject import Subject
 from .tuning import Workshop
@@ -47,12 +47,8 @@ class Separable:
         return subject, {"layers": ratios}
 
     def _layers(self, net: Supernet) -> dict[str, nn.Module]:
-        ends, chosen = end_layers(net), weighted_layers(net, self.skip)
-        if self.layers:
-            left = weighted_layers(net, self.layers)
-            chosen = {name: layer for name, layer in chosen.items() if name not in left}
         return {
             name: layer
-            for name, layer in chosen.items()
-            if name not in ends and isinstance(layer, nn.Conv2d) and is_dense(layer) and max(layer.kernel_size) > 1
+            for name, layer in splittable_layers(net, self.layers, self.skip).items()
+            if isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1
         }

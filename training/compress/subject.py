@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..augment import Batches
-from ..checkpoint import CheckpointError, save_checkpoint, shape_of
+from ..checkpoint import CheckpointError, save_checkpoint
 from ..data import Data, load_data_as
 from ..fit import FitOptions, fit_options
 from ..limits import Limit, limits_from_plain, limits_to_plain
@@ -97,12 +97,6 @@ def fit_settings(options: FitOptions) -> dict[str, Any]:
     """All training options in one flat set, as `fit_options` takes them."""
     own = {name: getattr(options, name) for name in options.__slots__ if name not in ("loss", "device")}
     return own | {name: _plain(getattr(options.loss, name)) for name in LossOptions.__slots__}
-
-
-def shape_changed(one: Supernet, other: Supernet) -> bool:
-    """Whether two supernets differ in more than numbers."""
-    shapes = [{n: tuple(v.shape) for n, v in net.state_dict().items()} for net in (one, other)]
-    return shape_of(one) != shape_of(other) or shapes[0] != shapes[1]
 
 
 def count_numbers(net: Supernet) -> tuple[int, int]:

@@ -23,26 +23,28 @@ from ...runtime.engines import make_engine
 from ..augment import Batches
 from ..bundle_data import normal_of
 from ..losses import Lesson
-from ..task import Tell, restore
+from ..task import restore
 
 Ask = Callable[[Tensor], Tensor]  # (batch, …) as the pupil takes it to (batch, classes) logits
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """`ask` it; `sha256` of its file."""
+    """`ask` it; `key` of its file and of how it is run; `cache`: folder that keeps what it said."""
 
     path: Path
-    sha256: str
+    key: str
+    cache: Path
     ask: Ask
 
 
-def open_teacher(path: Path, pupil: dict[str, Any], bf16: bool = False) -> Teacher:
+def open_teacher(path: Path, pupil: dict[str, Any], cache: Path, bf16: bool = False) -> Teacher:
     """A checkpoint's or a bundle's widest final exit, or any ONNX classifier of one input, which takes what the pupil
     takes.
 
     Args:
         pupil: what its checkpoint says of it: classes, shape, and how pixels become numbers.
+        cache: folder for its scores.
         bf16: let a checkpoint's network run in it.
 
     Raises:
@@ -53,32 +55,31 @@ def open_teacher(path: Path, pupil: dict[str, Any], bf16: bool = False) -> Teach
     kinds = {".pt": _checkpoint, ".stretto": _bundle, ".onnx": _onnx}
     if path.suffix not in kinds:
         raise ValueError(f"teacher {path}: files of '{path.suffix}' aren't known; give one of {', '.join(kinds)}")
-    return Teacher(path, hashlib.sha256(path.read_bytes()).hexdigest(), kinds[path.suffix](path, pupil, bf16))
+    key = f"{hashlib.sha256(path.read_bytes()).hexdigest()} {bf16 and path.suffix == '.pt'}"
+    return Teacher(path, key, cache, kinds[path.suffix](path, pupil, bf16))
 
 
 class Taught:
-    """Batches with what teachers say of them: (x, y, lesson); each epoch's scores are kept in `cache` as 16-bit floats.
+    """Batches with what teachers say of them: (x, y, lesson); each epoch's scores are kept as 16-bit floats.
 
     Scores of an epoch that was left in the middle are asked for again.
     """
 
-    def __init__(
-        self, batches: Batches, teachers: Sequence[Teacher], cache: Path, share: float, temperature: float, tell: Tell
-    ) -> None:
-        self._batches, self._teachers, self._cache, self._tell = batches, teachers, cache, tell
+    def __init__(self, batches: Batches, teachers: Sequence[Teacher], share: float, temperature: float) -> None:
+        self.without_lessons, self._teachers = batches, teachers
         self._share, self._temperature = share, temperature
         self._identity = _identity(batches)
 
     def set_epoch(self, epoch: int) -> None:
-        self._batches.set_epoch(epoch)
+        self.without_lessons.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self.without_lessons)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Lesson]]:
         kept = [_Kept(self._place(teacher)) for teacher in self._teachers]
         start = 0
-        for x, y in self._batches:
+        for x, y in self.without_lessons:
             pairs = zip(self._teachers, kept, strict=True)
             said = [of.get(start, len(y)) if of.whole else of.add(teacher.ask(x)) for teacher, of in pairs]
             start += len(y)
@@ -87,8 +88,8 @@ class Taught:
             of.write()
 
     def _place(self, teacher: Teacher) -> Path:
-        key = f"{teacher.sha256} {self._identity} {self._batches.epoch}"
-        return self._cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        key = f"{teacher.key} {self._identity} {self.without_lessons.epoch}"
+        return teacher.cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
 class _Kept:
@@ -170,14 +171,20 @@ def _onnx(path: Path, pupil: dict[str, Any], bf16: bool) -> Ask:
     except Exception as error:  # ONNX Runtime raises its own kinds, which have no common base but this
         raise ValueError(f"teacher {path}: ONNX Runtime can't load it: {error}") from error
     inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise ValueError(f"teacher {path}: takes {[i.name for i in inputs]}, a classifier takes one input")
-    pairs = zip(inputs[0].shape[1:], pupil["shape"], strict=False)  # of other ranks, `_check` refuses
-    shape = tuple(size if isinstance(size, int) else given for size, given in pairs)
-    name = inputs[0].name
+    if len(inputs) != 1 or isinstance(inputs[0].shape[0], int):
+        raise ValueError(
+            f"teacher {path}: takes {[(i.name, i.shape) for i in inputs]}, expected one input with a free batch axis; "
+            "export it with dynamic_shapes"
+        )
+    name, shape = inputs[0].name, tuple(inputs[0].shape[1:])
+    if len(shape) == len(pupil["shape"]):  # sizes that are free take the pupil's
+        shape = tuple(n if isinstance(n, int) else ours for n, ours in zip(shape, pupil["shape"], strict=True))
 
     def ask(x: Tensor) -> Tensor:
-        scores = torch.from_numpy(session.run(None, {name: np.ascontiguousarray(x.numpy())})[0])
+        try:
+            scores = torch.from_numpy(session.run(None, {name: np.ascontiguousarray(x.numpy())})[0])
+        except Exception as error:  # ONNX Runtime's own kinds again
+            raise ValueError(f"teacher {path}: fails on {tuple(x.shape)}: {error}") from error
         if scores.shape != (len(x), len(pupil["classes"])):
             raise ValueError(f"teacher {path}: answers {tuple(scores.shape)}, expected ({len(x)}, classes) logits")
         return scores

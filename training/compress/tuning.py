@@ -1,16 +1,17 @@
 """Fine-tuning after a pass changed the network: the training goes on, under limits, and with teachers if any."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..augment import Batches
-from ..fit import FitOptions, Progress, fit, fit_options
+from ..augment import Batches, make_augment
+from ..fit import FitOptions, Progress, Within, fit, fit_options
 from ..limits import settle
 from ..losses import LossOptions
 from ..norms import recalibrate_bn
+from ..option_types import check_types
 from ..task import Tell, training_batches
 from .subject import Subject, fit_settings
 from .teachers import Taught, open_teacher
@@ -33,9 +34,12 @@ class Tuning:
     teachers: tuple[str, ...] = ()
     distillation: float = 0.5
     augment: str | None = None
-    changes: tuple[tuple[str, Any], ...] = ()
+    changes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if self.augment not in (None, "auto"):
+            make_augment(self.augment)
         if self.epochs < 0:
             raise ValueError(f"epochs {self.epochs}: must be 0 or more")
         if not 0 <= self.distillation <= 1:
@@ -43,7 +47,7 @@ class Tuning:
 
     def options(self, of: FitOptions) -> FitOptions:
         """What `fit` gets for a network that was trained by these options."""
-        given = fit_settings(of) | {"lr": of.lr * LR_SHARE, "schedule": "cosine"} | dict(self.changes)
+        given = fit_settings(of) | {"lr": of.lr * LR_SHARE, "schedule": "cosine"} | self.changes
         return fit_options(**given | {"epochs": max(1, self.epochs)})
 
 
@@ -61,18 +65,18 @@ def make_tuning(given: dict[str, Any]) -> Tuning:
     """
     own = {f.name for f in fields(Tuning)} - {"changes"}
     mine: dict[str, Any] = {name: value for name, value in given.items() if name in own}
-    if "teachers" in mine:
-        mine["teachers"] = tuple(mine["teachers"])
     changes = {name: value for name, value in given.items() if name not in own}
     fit_options(**changes)  # refuses what can't be
-    return Tuning(**mine, changes=tuple(changes.items()))
+    made = Tuning(**mine, changes=changes)
+    return replace(made, teachers=tuple(made.teachers))
 
 
 @dataclass(slots=True)
 class Workshop:
     """What passes fine-tune with: where a pass keeps what it has trained, so that it goes on there when cut off.
 
-    folder: where, named by `name`. before: checkpoint of the network before the pass. cache: keeps teachers' scores.
+    folder: where, named by `name`. before: checkpoint of the network before the pass. cache: keeps what
+    other teachers said.
     """
 
     folder: Path
@@ -88,34 +92,34 @@ class Workshop:
         self,
         subject: Subject,
         tuning: Tuning | None = None,
-        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        within: Within = nullcontext,
     ) -> Subject:
         """Fine-tune the subject's network in place, under its limits; settled at the end.
 
         Args:
             tuning: instead of the pass' own.
-            within: entered while the network runs.
+            within: see `fit`.
         """
         tuning, self.turn = tuning or self.tuning, self.turn + 1
         options = tuning.options(subject.options)
         about = subject.about if tuning.augment is None else subject.about | {"augment": tuning.augment}
         loader: Any = training_batches(about, subject.data, options.seed)
-        with within():
-            if tuning.epochs == 0:
-                settle(subject.net, subject.limits)
-                recalibrate_bn(subject.net, (x for x, _ in loader), options.recalibrate)
-                subject.net.eval()
-                return subject
-            if tuning.teachers:
-                loader = self._taught(loader, tuning, options, subject)
-            checkpoint = self.folder / f"{self.name}-tune-{self.turn}.pt"
-            fit(
-                subject.net, loader, options, checkpoint=checkpoint, on_progress=self.on_progress,
-                about=subject.about, limits=subject.limits,
-            )  # fmt: skip
+        if tuning.epochs == 0:
+            settle(subject.net, subject.limits)
+            recalibrate_bn(subject.net, (x for x, _ in loader), options.recalibrate)
+            subject.net.eval()
+            return subject
+        if tuning.teachers:
+            loader = self._taught(loader, tuning, options, subject)
+        fit(
+            subject.net, loader, options, checkpoint=self.folder / f"{self.name}-tune-{self.turn}.pt",
+            on_progress=self.on_progress, about=subject.about, limits=subject.limits, within=within,
+        )  # fmt: skip
         return subject
 
     def _taught(self, loader: Batches, tuning: Tuning, options: FitOptions, subject: Subject) -> Taught:
-        paths = [self.before if teacher == BEFORE else Path(teacher) for teacher in tuning.teachers]
-        teachers = [open_teacher(path, subject.about, bool(options.autocast)) for path in paths]
-        return Taught(loader, teachers, self.cache, tuning.distillation, options.loss.temperature, self.tell)
+        paths = {teacher: self.before if teacher == BEFORE else Path(teacher) for teacher in tuning.teachers}
+        caches = {teacher: self.folder if teacher == BEFORE else self.cache for teacher in tuning.teachers}
+        bf16 = bool(options.autocast)
+        teachers = [open_teacher(path, subject.about, caches[name], bf16) for name, path in paths.items()]
+        return Taught(loader, teachers, tuning.distillation, options.loss.temperature)

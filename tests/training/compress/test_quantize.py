@@ -1,5 +1,8 @@
 """Few bits: the export's int8 has exactly the integers that were trained, clusters keep what they promise."""
 
+import random
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,14 @@ from stretto.training.compress.cluster import cluster_codes
 from stretto.training.compress.fake_int8 import FakeActivations, rounded
 from stretto.training.compress.quantize import best_scale
 from stretto.training.compress.subject import open_subject
+from stretto.training.compress.teachers import Teacher, open_teacher
+from stretto.training.fit import fit_options, train_step
 from stretto.training.grids import Whole
+from stretto.training.optimizers import make_optimizer
 from stretto.training.quantize import LARGEST, int8_weight
 
-from .trained import digits, run
+from ..small import small_loader, small_net
+from .trained import digits, run, subject, trained
 
 
 @pytest.mark.parametrize("activations", [False, True])
@@ -90,3 +97,37 @@ def test_convolutions_and_sums_read_rounded_activations() -> None:
         with FakeActivations():
             assert torch.equal(conv(x), expected)
             assert torch.equal(x + 2 * x, summed)
+
+
+def test_what_is_rounded_is_the_network_and_not_its_optimizer() -> None:
+    """With every gradient zero, a step is weight decay and momentum alone, which no rounding may touch."""
+
+    def weights(within: type) -> torch.Tensor:
+        net = small_net(widths=(1.0,))
+        optimizer = make_optimizer("sgd", net, 0.1, 0.9, 0.01)
+        (x, y), options = next(iter(small_loader())), fit_options(lr=0.1, clip_norm=None)
+        for _ in range(3):
+            train_step(net, optimizer, x * 0, y, options, random.Random(0), within=within)
+        return net.shared.get_parameter("conv0.weight").detach()  # of an input of zeros, which rounds to zeros
+
+    assert torch.equal(weights(nullcontext), weights(FakeActivations))
+
+
+def test_teachers_are_not_rounded(tmp_path: Path) -> None:
+    passes = {"name": "quantize", "bits": 8, "activations": True, "teachers": ["before"], "epochs": 1}
+    asked: list[torch.Tensor] = []
+
+    def watched(*args: object) -> Teacher:
+        teacher = open_teacher(*args)  # type: ignore[arg-type]
+        return replace(teacher, ask=lambda x: asked.append(teacher.ask(x) - fresh.ask(x)) or teacher.ask(x))  # type: ignore[func-returns-value]
+
+    fresh = open_teacher(trained(), subject().about, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stretto.training.compress.tuning.open_teacher", watched)
+        run(tmp_path, passes, lr=0.02)
+    assert asked
+    assert not any(difference.any() for difference in asked)
+    with FakeActivations():
+        x = torch.randn(4, 1, 8, 8)
+        rounded_scores = fresh.ask(x)
+    assert not torch.equal(rounded_scores, fresh.ask(x))  # or this test could not fail

@@ -23,7 +23,7 @@ def test_a_pass_gets_its_options_and_those_of_tune_that_it_does_not_say_itself(t
     prune, cluster = read_recipe(path)
     assert prune.work == PruneWeights(share=0.5, skip=("conv1",))
     assert (prune.tuning.epochs, cluster.tuning.epochs) == (1, 3)
-    assert dict(prune.tuning.changes) == {"lr": 0.01}
+    assert prune.tuning.changes == {"lr": 0.01}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,15 @@ def test_a_pass_gets_its_options_and_those_of_tune_that_it_does_not_say_itself(t
         ('[[pass]]\nname = "quantize"\nbits = 9', "bits 9: 32"),
         ('[[pass]]\nname = "low_rank"\nrank = 4\nenergy = 0.9', "rank and energy are given"),
         ('[[pass]]\nname = "distill"\nlr = -1', "lr -1: must be above 0"),
-        ('[[pass]]\nname = "cluster"\nclusters = 300', "clusters 300: clusters are 2 to 255"),
+        ('[[pass]]\nname = "cluster"\nclusters = 300', "clusters 300: clusters are whole numbers from 2 to 255"),
+        ('[[pass]]\nname = "cluster"\nclusters = 3\ndepthwise = 300', "depthwise 300: clusters are"),
+        ('[[pass]]\nname = "cluster"\nlayers = {conv1 = 2.5}', "layers.conv1 2.5: clusters are whole numbers"),
+        ('[[pass]]\nname = "distill"\nteachers = "before"', "teachers 'before': must be a list of texts"),
+        ('[[pass]]\nname = "distill"\nteachers = [3]', r"teachers \[3\]: must be a list of texts"),
+        ('[[pass]]\nname = "distill"\nepochs = 1.5', "epochs 1.5: must be a whole number"),
+        ('[[pass]]\nname = "distill"\naugment = "cifra"', "no augmentation 'cifra'.*did you mean 'cifar'"),
+        ('[[pass]]\nname = "distill"\ndistillation = "x"', "distillation 'x': must be a number"),
+        ('pass = ["quantize"]', "pass 1: has no name"),
         ("", "has no passes"),
         ("[[pass", "not TOML"),
     ],

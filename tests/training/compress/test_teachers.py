@@ -13,10 +13,6 @@ from ..small import small_net
 from .trained import run, subject, trained
 
 
-def quiet(what: str, done: int, total: int) -> None:
-    pass
-
-
 def test_every_kind_of_teacher_says_the_same(tmp_path: Path) -> None:
     made = subject()
     x, _ = next(iter(made.batches("calibration")))
@@ -28,16 +24,16 @@ def test_every_kind_of_teacher_says_the_same(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = made.net(x)[-1]
     for path in (trained(), tmp_path / "net.stretto", tmp_path / "net.onnx"):
-        assert torch.allclose(open_teacher(path, made.about).ask(x), expected, atol=1e-3)
+        assert torch.allclose(open_teacher(path, made.about, tmp_path).ask(x), expected, atol=1e-3)
 
 
 def test_teachers_are_asked_once_for_each_epoch_of_the_same_batches(tmp_path: Path) -> None:
     made, asked = subject(), []
-    teacher = open_teacher(trained(), made.about)
+    teacher = open_teacher(trained(), made.about, tmp_path)
     object.__setattr__(teacher, "ask", lambda x, ask=teacher.ask: asked.append(len(x)) or ask(x))
 
     def epoch(number: int, seed: int = 0) -> list[Lesson]:
-        loader = Taught(training_batches(made.about, made.data, seed), [teacher], tmp_path, 0.5, 2.0, quiet)
+        loader = Taught(training_batches(made.about, made.data, seed), [teacher], 0.5, 2.0)
         loader.set_epoch(number)
         return [lesson for _, _, lesson in loader]
 
@@ -105,18 +101,32 @@ def test_teachers_that_can_not_be_opened_are_named(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"teacher .*{name}: {match}"):
-        open_teacher(tmp_path / name, subject().about)
+        open_teacher(tmp_path / name, subject().about, tmp_path)
 
 
-def test_a_teacher_of_other_classes_is_refused() -> None:
+def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     about = subject().about | {"classes": ["a", "b"]}
     with pytest.raises(ValueError, match=r"its classes are .* the pupil's"):
-        open_teacher(trained(), about)
+        open_teacher(trained(), about, tmp_path)
+
+
+def test_a_teacher_of_one_batch_size_or_another_shape_is_refused(tmp_path: Path) -> None:
+    x = torch.zeros(1, 1, 8, 8)
+    torch.onnx.export(torch.nn.Flatten(), (x,), tmp_path / "one.onnx", dynamo=True, verbose=False)
+    with pytest.raises(ValueError, match="expected one input with a free batch axis"):
+        open_teacher(tmp_path / "one.onnx", subject().about, tmp_path)
 
 
 def test_distillation_without_epochs_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="distillation needs both"):
         run(tmp_path, {"name": "distill", "teachers": ["before"]})
+
+
+def test_a_teacher_that_is_missing_is_named_before_any_pass_runs(tmp_path: Path) -> None:
+    passes = {"name": "cluster", "clusters": 4}, {"name": "distill", "teachers": ["gone.pt"], "epochs": 1}
+    with pytest.raises(ValueError, match=r"pass 2 \(distill\): teacher gone.pt: no such file"):
+        run(tmp_path, *passes)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_teacher_with_other_normalisation_sees_its_own(tmp_path: Path) -> None:
@@ -127,6 +137,6 @@ def test_a_teacher_with_other_normalisation_sees_its_own(tmp_path: Path) -> None
     theirs = (x * torch.tensor(data["std"]) + torch.tensor(data["mean"]) - torch.tensor(other["data"]["mean"])) / (
         torch.tensor(other["data"]["std"])
     )
-    expected = open_teacher(trained(), made.about).ask(x)
-    assert torch.allclose(open_teacher(trained(), other).ask(theirs), expected, atol=1e-4)
+    expected = open_teacher(trained(), made.about, tmp_path).ask(x)
+    assert torch.allclose(open_teacher(trained(), other, tmp_path).ask(theirs), expected, atol=1e-4)
     assert np.isfinite(expected.numpy()).all()
