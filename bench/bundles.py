@@ -86,7 +86,8 @@ def give_accuracies(bundle: Bundle) -> None:
     Otherwise a policy would choose among numbers drawn by chance. What they are doesn't matter, only their order.
     """
     points = tuple(replace(point, accuracy=_made_up(point)) for point in bundle.manifest.points)
-    write_bundle(bundle.path, replace(bundle.manifest, points=points), bundle.graphs, bundle.weights)
+    manifest = replace(bundle.manifest, points=points)
+    write_bundle(bundle.path, manifest, bundle.graphs, bundle.weights, bundle.coding)
 
 
 def _made_up(point: PointRecord) -> float:

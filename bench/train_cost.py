@@ -40,7 +40,7 @@ def _step(job: Job, images: Data) -> Callable[[], object]:
     net, about = begin(job.task, images)
     options, layout = job.options, torch.channels_last if job.options.channels_last else torch.contiguous_format
     net.train().to(memory_format=layout)  # type: ignore[call-overload]
-    loader = _endless(training_batches(job.task, images, about["data"], options.seed))
+    loader = _endless(training_batches(about, images, options.seed))
     optimizer, rng = optimizer_for(net, options), random.Random(0)
 
     def step() -> None:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
@@ -175,6 +176,14 @@ def _work(job: Job, send: Send) -> None:
     )  # fmt: skip
 
 
+class Named(Protocol):
+    """Whatever has a name."""
+
+    @property
+    def name(self) -> str:
+        """It."""
+
+
 class JobBars:
     """A bar for every job, and a line an epoch that stays."""
 
@@ -190,7 +199,7 @@ class JobBars:
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def show(self, job: Job, message: Message) -> None:
+    def show(self, job: Named, message: Message) -> None:
         if isinstance(message, Progress):
             doing = _line(message)
             done, total = (message.epoch - 1) * message.batches + message.batch, message.epochs * message.batches

@@ -230,7 +230,7 @@ class Manifest:
         found = value.get("format") if isinstance(value, dict) else None
         if isinstance(found, int) and found != FORMAT:
             raise ValueError(f"format is {found}, this version of stretto reads {FORMAT}")
-        return _typed(cls, value, "")
+        return typed(cls, value, "")
 
 
 def _keep(array: NDArray[Any], axis: int, ranges: tuple[tuple[int, int], ...]) -> NDArray[Any]:
@@ -265,20 +265,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
+def typed(hint: Any, value: Any, where: str) -> Any:
     """`value`, read from JSON, as the type that `hint` says; `where` is the path to it."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or (origin is Literal and value in args) or (hint is NoneType and value is None):
         return value
     if origin is UnionType:
-        return None if value is None else _typed(args[0], value, where)
+        return None if value is None else typed(args[0], value, where)
     if is_dataclass(hint) and isinstance(value, dict):
         return _record(hint, value, where)
     if origin is dict and isinstance(value, dict):
-        return {key: _typed(args[1], inner, f"{where}[{key!r}]") for key, inner in value.items()}
+        return {key: typed(args[1], inner, f"{where}[{key!r}]") for key, inner in value.items()}
     if origin is tuple and isinstance(value, list) and (args[-1] is ... or len(args) == len(value)):
         hints = [args[0]] * len(value) if args[-1] is ... else args
-        return tuple(_typed(hints[n], inner, f"{where}[{n}]") for n, inner in enumerate(value))
+        return tuple(typed(hints[n], inner, f"{where}[{n}]") for n, inner in enumerate(value))
     if hint is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     if hint in (int, str) and type(value) is hint:
@@ -295,7 +295,7 @@ def _record(cls: Any, value: dict[str, Any], where: str) -> Any:
         if keys:
             raise ValueError(f"{problem} key {', '.join(sorted(keys))!r} in {where or 'the whole'}; it has {names}")
     found = [name for name in names if name in value]
-    return cls(**{name: _typed(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in found})
+    return cls(**{name: typed(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in found})
 
 
 @cache

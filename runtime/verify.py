@@ -21,7 +21,6 @@ from .manifest import (
 )
 from .onnx_fragment import FLOAT, INT8, Graph, read_fragment
 
-WEIGHTS = "weights.safetensors"
 Key = tuple[int, float | None, str, str]  # of a fragment: stage, width, precision, part
 ROUTER: Key = (0, None, "fp32", "router")  # the one of them that a bundle needn't have
 
@@ -248,7 +247,7 @@ def _bound_shape(name: str, binding: Binding, weights: Arrays) -> tuple[int, ...
 
 def _tensor(where: str, key: str, weights: Arrays) -> tuple[int, ...]:
     if key not in weights:
-        raise ValueError(f"{where} names tensor {key!r}, which {WEIGHTS} doesn't have")
+        raise ValueError(f"{where} names tensor {key!r}, which the weights don't have")
     if weights[key].dtype not in (np.float32, np.float16, np.int8):
         raise ValueError(f"{where} names tensor {key!r} of {weights[key].dtype}, expected float32, float16 or int8")
     return weights[key].shape

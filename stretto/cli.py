@@ -11,6 +11,7 @@ from rich.console import Console
 
 from . import console as show
 from .cli_bench import bench
+from .cli_compress import compress
 from .cli_router import router
 from .cli_values import confidence_of, exits_of, explain, numbers, policy_of
 
@@ -24,15 +25,16 @@ app = typer.Typer(
     help="One trained network, answered at any width and any depth, in time.",
 )
 app.add_typer(bench, name="bench")
+app.command()(compress)
 app.command()(router)
 out, _write = show.OUT, show.write_json
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
-Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, or an .npz")]
+Data = Annotated[str, typer.Option(help="'digits', an image folder or zip of one, MNIST's four files, or an .npz")]
 BundlePath = Annotated[Path, typer.Argument(help="a .stretto file")]
 Threads = Annotated[int, typer.Option(help="processor threads for one step")]
 EngineName = Annotated[str, typer.Option("--engine", help="onnx, or openvino, which also runs bf16")]
-Net = Annotated[str, typer.Option(help="resnet, mobilenet, lenet5, lenet300, or package.module:callable")]
+Net = Annotated[str, typer.Option(help="resnet, mobilenet, lenet5, lenet5caffe, lenet300, or package.module:callable")]
 NetOption = Annotated[list[str], typer.Option("--option", help="an option of the network, name=value; repeatable")]
 Widths = Annotated[str, typer.Option(help="width multipliers, 1.0 among them")]
 Point = Annotated[
@@ -131,6 +133,9 @@ def export(
     spare: Annotated[
         float | None, typer.Option(help="share of the calibration split to fit nothing to, so that it can certify")
     ] = None,
+    coded: Annotated[
+        bool, typer.Option("--coded", help="in as few bytes as can be: for weights of few values, or many zeros")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Write a checkpoint or a bundle as a bundle, with the held-out accuracy of every operating point."""
@@ -140,7 +145,7 @@ def export(
         bundle = export_source(
             source, out_path, data, weights=weights, precisions=tuple(precisions.split(",")),
             reduce_range=reduce_range, splits=None if splits is None else tuple(splits.split(",")),
-            spare=spare, tell=bar.tell,
+            spare=spare, coded=coded, tell=bar.tell,
         )  # fmt: skip
     show.bundle(out, bundle)
     _write(json, show.bundle_report(bundle))

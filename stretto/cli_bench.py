@@ -13,6 +13,9 @@ RESULTS = Path("bench/results")
 MODELS = Path("bench/models")
 TRAINED = Path("out/train")
 SWITCHED = Path("out/switches")
+COMPRESSED = Path("out/compress")
+TICKETS = Path("out/lottery")
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # where Debian's dataset-fashion-mnist has it
 Json = Annotated[Path | None, typer.Option("--json", help="write the result here as JSON")]
 ReportOnly = Annotated[bool, typer.Option("--report-only", help="train nothing, report what is there")]
 
@@ -119,6 +122,76 @@ def switches(
         show.OUT.print(f"not every switch has its seeds (3 at least): unless told, table and picture are in {folder}")
     write_json(json or table, report)
     draw(report, picture or image)
+
+
+@bench.command("compress")
+def compress(
+    fashion: Annotated[str | None, typer.Option(help="Fashion-MNIST, for the LeNets: its four files' folder")] = None,
+    cifar: Annotated[str | None, typer.Option(help="CIFAR-10, for the residual networks")] = None,
+    clothes: Annotated[str | None, typer.Option(help="photos of clothes, for EfficientNet-Lite0")] = None,
+    study: Annotated[
+        list[str], typer.Option(help="lenets, supernets, photos, channels, bits, factors or taught; default: all")
+    ] = [],  # noqa: B006
+    folder: Annotated[Path, typer.Option(help="checkpoints, bundles, logs; goes on from what is there")] = COMPRESSED,
+    workers: Annotated[int, typer.Option(help="trainings side by side, each on one thread")] = 2,
+    report_only: ReportOnly = False,
+    json: Annotated[Path | None, typer.Option("--json", help="default: bench/results/compress.json")] = None,
+    picture: Annotated[Path | None, typer.Option(help="default: docs/compress.png")] = None,
+) -> None:
+    """The compression stack against its controls: sizes, accuracies, times; hours of training, which cut off goes on.
+
+    Table and picture are in the folder where there is no bench/results or docs, or where not every study is measured.
+    """
+    import_module("matplotlib")  # whose absence would otherwise be found after all the work
+
+    from .bench.compress import make, plan, report
+    from .bench.compress_studies import STUDIES
+
+    given = {"fashion": fashion, "cifar": cifar, "clothes": clothes}
+    chosen, jobs = plan(study, {name: path for name, path in given.items() if path is not None}, folder)
+    if not report_only:
+        make(jobs, workers, show.OUT)
+    table, image = folder / "compress.json", folder / "compress.png"
+    if set(chosen) == set(STUDIES):
+        table, image = _kept(table.name) or table, _drawn(image.name, folder)
+    with show.WorkBar(show.OUT) as bar:
+        report(chosen, jobs, json or table, picture or image, bar.tell, show.OUT)
+
+
+@bench.command("lottery")
+def lottery(
+    data: Annotated[
+        str, typer.Option(help="images to train on; the default is where Debian's dataset-fashion-mnist puts them")
+    ] = FASHION_MNIST,
+    folder: Annotated[Path, typer.Option(help="a file for each search; goes on from what is there")] = TICKETS,
+    seeds: Annotated[int, typer.Option(help="of every search; 3 at least say anything")] = 3,
+    epochs: Annotated[int | None, typer.Option(help="of one training; default: 8")] = None,
+    workers: Annotated[int, typer.Option(help="searches side by side, each on one thread")] = 2,
+    report_only: ReportOnly = False,
+    json: Annotated[Path | None, typer.Option("--json", help="default: bench/results/lottery.json")] = None,
+    picture: Annotated[Path | None, typer.Option(help="default: docs/lottery.png")] = None,
+) -> None:
+    """Lottery tickets: pruned shapes trained from their first numbers and from others; cut off, it goes on.
+
+    Table and picture are in the folder where there is no bench/results or docs, or where not every search is over.
+    """
+    import_module("matplotlib")  # whose absence would otherwise be found after all the work
+
+    from .bench.lottery import EPOCHS, Setup
+    from .bench.lottery import run as measure
+    from .bench.lottery_picture import draw
+    from .bench.report import write_json
+
+    setup = Setup(data, folder, seeds, EPOCHS if epochs is None else epochs)
+    with show.WorkBar(show.OUT) as bar:
+        report, panels = measure(setup, workers, report_only, bar.tell, show.OUT)
+    table, image = folder / "lottery.json", folder / "lottery.png"
+    if report["complete"]:
+        table, image = _kept(table.name) or table, _drawn(image.name, folder)
+    else:
+        show.OUT.print(f"not every search has its seeds (3 at least): unless told, table and picture are in {folder}")
+    write_json(json or table, report)
+    draw(panels, picture or image)
 
 
 @bench.command("contention")

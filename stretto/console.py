@@ -127,8 +127,8 @@ def bundle(console: Console, opened: "Bundle", measured: "Profile | None" = None
     report = bundle_report(opened, measured)
     console.print(
         f"{opened.path.name}: {report['network']}, input {tuple(report['input']['shape'])}, {len(report['classes'])} "
-        f"classes, {report['bytes'] / 1e6:.2f} MB (weights {report['weights_bytes'] / 1e6:.2f}, graphs "
-        f"{report['graphs_bytes'] / 1e6:.2f})",
+        f"classes, {amount(report['bytes'])}B, of which weights {amount(report['weights_bytes'])}B"
+        + (f", coded, {amount(report['decoded_bytes'])}B in memory" if report["coded"] else ""),
         highlight=False,
     )
     points(console, report["points"], "held-out accuracy")
@@ -144,8 +144,10 @@ def bundle_report(opened: "Bundle", measured: "Profile | None" = None) -> dict[s
         "path": str(opened.path),
         "sha256": opened.sha256,
         "bytes": opened.path.stat().st_size,
-        "weights_bytes": sizes["weights.safetensors"],
-        "graphs_bytes": sum(size for name, size in sizes.items() if name.startswith("graphs/")),
+        "weights_bytes": sum(size for name, size in sizes.items() if name.startswith("weights.")),
+        "graphs_bytes": sum(size for name, size in sizes.items() if name.startswith("graphs")),
+        "coded": opened.coding is not None,
+        "decoded_bytes": sum(array.nbytes for array in opened.weights.values()),
         "network": manifest.network,
         "classes": list(manifest.classes),
         "input": asdict(manifest.input),

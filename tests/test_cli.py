@@ -81,6 +81,23 @@ def test_training_into_a_checkpoint_of_another_network_is_refused(home: Path) ->
     assert "Traceback" not in done.stderr
 
 
+def test_coded_bundles_are_smaller_and_say_so(home: Path) -> None:
+    made = {}
+    for source, out in (("net.pt", "coded.stretto"), ("net.stretto", "recoded.stretto")):
+        how = ["--data", "digits", "--coded", "--out", out, "--json", f"{out}.json"]
+        done = stretto("export", source, *how, home=home)
+        assert done.returncode == 0, done.stderr
+        made[out] = json.loads((home / f"{out}.json").read_text())
+        assert made[out]["coded"] is True and made[out]["provenance"]["coded"] is True
+    plain = json.loads((home / "export.json").read_text())
+    assert plain["coded"] is False and plain["decoded_bytes"] == made["recoded.stretto"]["decoded_bytes"]
+    assert made["coded.stretto"]["bytes"] < made["recoded.stretto"]["bytes"] < plain["bytes"]
+    assert made["coded.stretto"]["bytes"] == (home / "coded.stretto").stat().st_size
+    done = stretto("inspect", "coded.stretto", home=home)
+    assert done.returncode == 0, done.stderr
+    assert "B, of which weights " in done.stdout and "B, coded, " in done.stdout
+
+
 def test_a_width_is_trained_alone_and_exported(home: Path) -> None:
     control = ["--alone", "0.5", "--no-sort", "--no-shared-stem", "--holdout", "0.2"]
     for words in (

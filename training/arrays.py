@@ -26,7 +26,11 @@ def read_npz(path: Path) -> tuple[tuple[str, ...], Arrays]:
     Raises:
         ValueError: an array is missing, damaged, of another shape, type or range; names the file and the array.
     """
-    arrays = _read(path)
+    return from_arrays(path, _read(path))
+
+
+def from_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[str, ...], Arrays]:
+    """`read_npz` of arrays that were read already; `path`: what to call them by."""
     names = [name for name in ("train", "validation", "test") if f"x_{name}" in arrays]
     pixels = {name: _channels_first(f"{path}: x_{name}", arrays[f"x_{name}"]) for name in names}
     _check_alike(path, pixels)

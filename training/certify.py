@@ -246,7 +246,8 @@ def _with_temperatures(some: Bundle, logits: Logits, labels: NDArray[np.int64]) 
     points = tuple(
         replace(record, temperature=fit_temperature(logits[record.point], labels)) for record in some.manifest.points
     )
-    return Bundle(some.path, replace(some.manifest, points=points), some.sha256, some.graphs, some.weights)
+    manifest = replace(some.manifest, points=points)
+    return Bundle(some.path, manifest, some.sha256, some.graphs, some.weights, some.coding)
 
 
 def _ways(points: Sequence[PointRecord], logits: Logits) -> dict[Way, list[PointRecord]]:
@@ -282,4 +283,4 @@ def _write(bundle: Bundle, some: Bundle, out: str | Path, certified: Certified, 
         certified=certified,
         provenance={**bundle.manifest.provenance, "certified_on": data},
     )
-    write_bundle(out, manifest, bundle.graphs, bundle.weights)
+    write_bundle(out, manifest, bundle.graphs, bundle.weights, bundle.coding)

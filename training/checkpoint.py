@@ -15,6 +15,7 @@ from .supernet import Supernet
 
 FORMAT = 2
 KEYS = ("format", "supernet", "state", "optimizer", "epoch", "options", "history", "about")
+IF_ANY = {"limits"}  # a compressed network's, see `limits.limits_to_plain`
 # all that zipfile and torch raise on malformed files, found by flipping bytes
 READ_ERRORS = (
     OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, struct.error, ValueError, RuntimeError,
@@ -29,7 +30,7 @@ class CheckpointError(StrettoError):
 def save_checkpoint(path: str | Path, net: Supernet, **state: Any) -> None:
     """Write atomically: a run that is killed meanwhile leaves the previous checkpoint as it was.
 
-    `state`: optimizer, epoch, options, history, about; tensors and plain values only.
+    `state`: optimizer, epoch, options, history, about, and limits if any; tensors and plain values only.
 
     Raises:
         CheckpointError: its folder isn't there.
@@ -56,14 +57,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, isn't one of ours, or holds more than tensors and plain values.
     """
     content = _read(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT or set(content) != set(KEYS):
+    if not isinstance(content, dict) or content.get("format") != FORMAT or set(content) - IF_ANY != set(KEYS):
         raise CheckpointError(f"{path}: not a stretto checkpoint of format {FORMAT}: {_difference(content)}")
     return content
 
 
 def _difference(content: Any) -> str:
     """What there is instead of a checkpoint's keys, or another format's number."""
-    if isinstance(content, dict) and set(content) == set(KEYS):
+    if isinstance(content, dict) and set(content) - IF_ANY == set(KEYS):
         return f"its format is {content['format']}; train again with this version"
     found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
     return f"holds {found}, expected {list(KEYS)}"

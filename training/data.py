@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import read_npz
+from .arrays import from_arrays, read_npz
+from .idx import is_idx, read_idx
 from .images import read_images, resize_images
 
 Progress = Callable[[int, int], None]
@@ -99,8 +100,8 @@ def load_data(
 
     Args:
         path: a built-in name (`digits`; write `./digits` for a folder called so), a folder or zip with
-            `train/<class>/…` and `test/<class>/…` (optionally `validation/<class>/…`), or an `.npz` with x_train,
-            y_train, x_test, y_test (optionally x_validation, y_validation, classes).
+            `train/<class>/…` and `test/<class>/…` (optionally `validation/<class>/…`), a folder of MNIST's four files,
+            or an `.npz` with x_train, y_train, x_test, y_test (optionally x_validation, y_validation, classes).
         size: side of the square images: the shorter side is resized to it, the middle is cut out. None keeps the
             size that all images share, up to 256 pixels, and otherwise means 224.
         calibration: share of each class of train to hold out, in (0, 1); at least one image where a class has two.
@@ -146,6 +147,8 @@ def _read(path: str | Path, size: int | None, progress: Progress | None) -> _Sou
         raise ValueError(f"{path}: the file is empty")
     if path.is_file() and path.suffix.lower() == ".npz":
         return _resized(_as_source(*read_npz(path)), size)
+    if is_idx(path):
+        return _resized(_as_source(*from_arrays(path, read_idx(path))), size)
     if path.is_dir() or zipfile.is_zipfile(path):
         return _as_source(*read_images(path, size, progress))
     raise ValueError(

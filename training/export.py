@@ -1,6 +1,6 @@
 """A trained supernet becomes a bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,6 +19,7 @@ from .evaluate import point_logits
 from .fold import bind, shared_weights
 from .onnx_graph import Graph, Job, Parts, compile_parts, tensors_of
 from .precisions import (
+    CODED,
     Loader,
     Tell,
     arrays,
@@ -49,6 +50,7 @@ def export(
     weights: str = "float32",
     precisions: Sequence[str] = ("fp32",),
     reduce_range: bool = False,
+    coded: Mapping[str, NDArray[Any]] | None = None,
     progress: Tell | None = None,
 ) -> Bundle:
     """Write a supernet as a bundle: every width, depth and precision, weights once, held-out accuracy of every point.
@@ -63,11 +65,15 @@ def export(
         precisions: of `PRECISIONS`, "fp32" among them; "int8" needs `calibration`, "bf16" the engine "openvino" on a
             processor that has it, as its accuracy is measured on what runs it.
         reduce_range: int8 weights in 7 bits, with which processors of x86 without VNNI are fast.
+        coded: not None for a file of as few bytes as can be, whose vectors (biases, and what norms fold into) are in 16
+            bits, which accuracies are those of too. Weights that are whole numbers times a scale for every output
+            channel take less where those are given by name; there needn't be any.
         progress: told what is being done, how much of it is done, and how much there is.
 
     Raises:
         ValueError: `input`, `classes` or the data don't fit the network, the data can be gone through only once and
             are needed again, `reduce_range` without int8, or the folder of `path` isn't there.
+        BundleError: a weight isn't what `coded` says.
         ExportError: a part has no ONNX form, or the compiled graphs don't answer what the torch network answers.
     """
     tell = progress or (lambda what, done, total: None)
@@ -77,24 +83,25 @@ def export(
         names = _checked_names(net, path, input, classes)
         check_precisions(precisions, calibration, reduce_range)
         check_readings(held_out, calibration, precisions, len(net.widths) if "int8" in precisions else 0)
-        parts = build_parts(net, input.shape, weights, tell)
-        manifest = _manifest(net, parts, precisions, input, names, network, provenance or {})
+        parts = build_parts(net, input.shape, weights, tell, coded is not None)
+        said = {**({} if coded is None else CODED), **(provenance or {})}
+        manifest = _manifest(net, parts, precisions, input, names, network, said)
         check_engines(Bundle(path, manifest, "", parts.graphs, parts.weights))
         if "int8" in precisions and calibration is not None:
             parts = quantized(parts, calibration, reduce_range, tell)
             manifest = replace(manifest, fragments=parts.fragments)
         draft = Bundle(path, manifest, "", parts.graphs, parts.weights)
-        _compare(net, draft.only(["fp32"]), TOLERANCE[weights])
+        _compare(net, draft.only(["fp32"]), TOLERANCE[weights if coded is None else "float16"])
         manifest = replace(manifest, points=measured(draft, held_out, calibration, tell))
     finally:
         net.train(was_training)
-    write_bundle(path, manifest, parts.graphs, parts.weights)
+    write_bundle(path, manifest, parts.graphs, parts.weights, coded)
     return Bundle.open(path)
 
 
-def build_parts(net: Supernet, shape: tuple[int, ...], dtype: str, tell: Tell) -> Parts:
-    """Every body and head as a graph bound to one set of weights."""
-    compiler = _Compiler(net, dtype)
+def build_parts(net: Supernet, shape: tuple[int, ...], dtype: str, tell: Tell, coded: bool = False) -> Parts:
+    """Every body and head as a graph bound to one set of weights; `coded`: with vectors in 16 bits."""
+    compiler = _Compiler(net, dtype, coded)
     stem = compiler.add(None, 0, "body", torch.randn(2, *shape))
     for width in net.widths:
         features = stem
@@ -111,8 +118,9 @@ def build_parts(net: Supernet, shape: tuple[int, ...], dtype: str, tell: Tell) -
 class _Compiler:
     """Binds one part after the other, then compiles all of them."""
 
-    def __init__(self, net: Supernet, dtype: str) -> None:
-        self.net, self.weights = net, shared_weights(net.shared, dtype)
+    def __init__(self, net: Supernet, dtype: str, coded: bool) -> None:
+        self.net, self.coded = net, coded
+        self.weights = shared_weights(net.shared, dtype, coded)
         self.fragments: list[Fragment] = []
         self.jobs: list[Job] = []
 
@@ -121,7 +129,7 @@ class _Compiler:
         label = "stem" if width is None else f"w{width}"
         part, tensors = self.net.part(width, stage, kind)
         name = f"{label}/{stage}_{kind}"
-        bound = bind(part, tensors, x, self.weights, name)
+        bound = bind(part, tensors, x, self.weights, name, self.coded)
         with torch.no_grad():
             y = bound.module(x)
         before = stage if kind == "head" and stage < self.net.depths else stage - 1

@@ -4,6 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from torch import nn
 
 from .autotune import bf16_pays
 from .checkpoint import CheckpointError, load_checkpoint, load_state, save_checkpoint
-from .losses import accumulate_gradients, count_drawn
+from .limits import Limits, imposed, limit_gradients, limits_to_plain, settle
+from .losses import Lesson, accumulate_gradients, count_drawn
 from .norms import recalibrate_bn
 from .optimizers import SCHEDULES, make_optimizer
 from .options import FitOptions, fit_options
 from .supernet import Supernet
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Within = Callable[[], AbstractContextManager[Any]]
+Batch = tuple[torch.Tensor, torch.Tensor] | tuple[torch.Tensor, torch.Tensor, Lesson]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ def fit(
     checkpoint: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     about: dict[str, Any] | None = None,
+    limits: Limits | None = None,
+    within: Within = nullcontext,
     **changes: Any,
 ) -> list[dict[str, float]]:
     """Train jointly on the summed loss of all widths and exits; returns each epoch's mean loss, accuracy, and time.
@@ -56,12 +61,16 @@ def fit(
     training batches; and `seconds` of wall time, of the pass that finished: one that was cut off doesn't count.
 
     Args:
-        loader: gives (x, y) batches each time it is iterated and has a length, such as a torch `DataLoader`. Before
+        loader: gives (x, y) batches, or (x, y, lesson) of what teachers say of them, each time it is iterated and has
+            a length, such as a torch `DataLoader`. Before
             every epoch all randomness is seeded anew, its generator's included, and `set_epoch` called where it or its
             sampler has one, so that a resumed run repeats an uncut one.
         options: or name single options instead: `fit(net, loader, epochs=3, lr=0.05)`.
         checkpoint: written at the start and after every epoch; where it exists already, training goes on from it.
         about: plain values kept in the checkpoint, such as what made the network.
+        limits: the values that parameters may have, by their names in `net.shared`; they have them in every forward
+            pass and at the end.
+        within: entered while the network runs and its gradients are found, in training alone.
 
     Raises:
         TypeError: an unknown option.
@@ -71,7 +80,7 @@ def fit(
     """
     if options is not None and changes:
         raise TypeError(f"give either options or single ones ({', '.join(changes)}), not both")
-    run = _Run(net, loader, options or fit_options(**changes), checkpoint, about or {})
+    run = _Run(net, loader, options or fit_options(**changes), checkpoint, about or {}, limits or {}, within)
     for epoch in range(run.epoch, run.options.epochs):
         run.train_epoch(epoch, on_progress)
     run.finish()
@@ -82,9 +91,17 @@ class _Run:
     """One training run: network, optimizer, and where it stands."""
 
     def __init__(
-        self, net: Supernet, loader: Any, options: FitOptions, path: str | Path | None, about: dict[str, Any]
+        self,
+        net: Supernet,
+        loader: Any,
+        options: FitOptions,
+        path: str | Path | None,
+        about: dict[str, Any],
+        limits: Limits,
+        within: Within,
     ) -> None:
         self.net, self.loader, self.options, self.about = net, loader, options, about
+        self.limits, self.within = limits, within
         self.path = None if path is None else Path(path)
         self.batches = _length(loader)
         self.epoch, self.done = 0, False
@@ -108,8 +125,8 @@ class _Run:
         self.net.train()
         began = time.monotonic()
         total, right, seen = 0.0, 0, 0
-        for i, (x, y) in enumerate(self._on_device()):
-            loss, correct = self._step(epoch * self.batches + i, x, y, rng)
+        for i, (x, y, *lessons) in enumerate(self._on_device(self.loader)):
+            loss, correct = self._step(epoch * self.batches + i, x, y, rng, *lessons)
             total, right, seen = total + loss * len(y), right + correct, seen + len(y)
             if on_progress is not None:
                 place = (epoch + 1, self.options.epochs, i + 1, self.batches)
@@ -127,7 +144,9 @@ class _Run:
         """Settle the batch norms, once."""
         if not self.done:
             self._begin(self.options.epochs)
-            recalibrate_bn(self.net, (x for x, _ in self._on_device()), self.options.recalibrate)
+            settle(self.net, self.limits)
+            inputs = self._on_device(getattr(self.loader, "without_lessons", self.loader))
+            recalibrate_bn(self.net, (batch[0] for batch in inputs), self.options.recalibrate)
             self.done = True
             self._save()
         self.net.eval()
@@ -143,24 +162,29 @@ class _Run:
                 holder.set_epoch(epoch)
         return random.Random(number)
 
-    def _step(self, step: int, x: torch.Tensor, y: torch.Tensor, rng: random.Random) -> tuple[float, int]:
+    def _step(
+        self, step: int, x: torch.Tensor, y: torch.Tensor, rng: random.Random, lesson: Lesson | None = None
+    ) -> tuple[float, int]:
         options = self.options
         rate = options.lr * SCHEDULES[options.schedule](step / (options.epochs * self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         try:
-            found = train_step(self.net, self.optimizer, x, y, options, rng, self.fast["autocast"])
+            found = train_step(
+                self.net, self.optimizer, x, y, options, rng, self.fast["autocast"], self.limits, lesson, self.within
+            )
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} at step {step}; a lower lr than {options.lr} may help") from error
         self.steps_done += 1
         return found
 
-    def _on_device(self) -> Iterator[Batch]:
-        for x, y in self.loader:
+    def _on_device(self, loader: Any) -> Iterator[Batch]:
+        for x, y, *lessons in loader:
             x = x.to(self.device)
             if self.fast["channels_last"] and x.dim() == 4:
                 x = x.contiguous(memory_format=torch.channels_last)
-            yield x, y.to(self.device)
+            moved = [lesson._replace(scores=lesson.scores.to(self.device)) for lesson in lessons]
+            yield (x, y.to(self.device), *moved)
 
     def _left_s(self, epoch: int, batch: int) -> float:
         steps = (self.options.epochs - epoch) * self.batches - batch - 1
@@ -172,7 +196,7 @@ class _Run:
             return dict(content["options"]["fast"])
         asked = {"autocast": self.options.autocast, "channels_last": self.options.channels_last}
         if None in asked.values():
-            pays = bf16_pays(self.net, *next(iter(self.loader)))
+            pays = bf16_pays(self.net, *next(iter(self.loader))[:2])
             asked = {name: pays if value is None else value for name, value in asked.items()}
         return {name: bool(value) for name, value in asked.items()}
 
@@ -203,6 +227,7 @@ class _Run:
                 options=self._described() | {"done": self.done},
                 history=self.history,
                 about=self.about,
+                **({"limits": limits_to_plain(self.limits)} if self.limits else {}),
             )
 
 
@@ -214,8 +239,13 @@ def train_step(
     options: FitOptions,
     rng: random.Random,
     bf16: bool = False,
+    limits: Limits | None = None,
+    lesson: Lesson | None = None,
+    within: Within = nullcontext,
 ) -> tuple[float, int]:
     """One batch: gradients averaged over widths, cut, and the optimizer's step.
+
+    `limits`, `lesson`, `within`: see `fit`.
 
     Returns the loss and how many of the batch the widest final exit got right.
 
@@ -223,7 +253,9 @@ def train_step(
         FloatingPointError: the loss isn't finite; the parameters are left as they were.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss, right = accumulate_gradients(net, x, y, options.loss, rng, torch.bfloat16 if bf16 else None)
+    with imposed(net, limits or {}), within():
+        loss, right = accumulate_gradients(net, x, y, options.loss, rng, torch.bfloat16 if bf16 else None, lesson)
+    limit_gradients(net, limits or {})
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss}")
     grads = [p.grad for p in net.parameters() if p.grad is not None]

@@ -47,8 +47,10 @@ class Bound:
     vectors: Arrays
 
 
-def shared_weights(module: nn.Module, dtype: str) -> Arrays:
+def shared_weights(module: nn.Module, dtype: str, coded: bool = False) -> Arrays:
     """The network's floating-point tensors as they are stored, by name, but for its batch norms, which are folded.
+
+    `coded`: for few bytes, with vectors in 16 bits, and no zeros with a sign, which would be other values.
 
     Raises:
         ValueError: `dtype` isn't "float32" or "float16".
@@ -63,12 +65,21 @@ def shared_weights(module: nn.Module, dtype: str) -> Arrays:
                 full = _full(name, attribute)
                 with np.errstate(over="ignore"):
                     weights[full] = _numpy(value).astype(dtype)
+                if coded:
+                    weights[full] = _halved(weights[full] + 0)
                 if not np.isfinite(weights[full]).all():
                     raise ExportError(f"{full} holds numbers that aren't finite as {dtype}")
     return weights
 
 
-def bind(part: Part, tensors: Mapping[str, torch.Tensor], example: torch.Tensor, weights: Arrays, prefix: str) -> Bound:
+def bind(
+    part: Part,
+    tensors: Mapping[str, torch.Tensor],
+    example: torch.Tensor,
+    weights: Arrays,
+    prefix: str,
+    coded: bool = False,
+) -> Bound:
     """Fold a part's batch norms and bind every floating-point tensor of it to the shared weights.
 
     Folding changes a layer's weight by one factor a channel, so that the stored weight still serves every width.
@@ -76,7 +87,7 @@ def bind(part: Part, tensors: Mapping[str, torch.Tensor], example: torch.Tensor,
     Args:
         tensors: the part's numbers by name.
         example: (batch, …) what it takes.
-        weights: see `shared_weights`.
+        weights, coded: see `shared_weights`.
         prefix: the part's own, begins the names of its vectors: a norm may be folded into layers of several parts.
     """
     numbers = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
@@ -90,6 +101,8 @@ def bind(part: Part, tensors: Mapping[str, torch.Tensor], example: torch.Tensor,
             _fold(module, node, bindings, vectors, prefix)
     module.delete_all_unused_submodules()
     module.recompile()
+    if coded:
+        vectors = {name: _halved(vector + 0) for name, vector in vectors.items()}
     _settle(module, bindings, vectors, weights, prefix)
     return Bound(module, {name: bindings[name] for name in _names(module)}, vectors)
 
@@ -137,6 +150,12 @@ def _scale_shift(norm: Any, name: str) -> tuple[NDArray[np.float32], NDArray[np.
     beta = 0.0 if norm.bias is None else _numpy(norm.bias)
     scale = gamma / np.sqrt(var + norm.eps)
     return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
+def _halved(numbers: NDArray[Any]) -> NDArray[Any]:
+    """A vector in 16 bits, unless its largest number is too large for those, or so small that little is left of it."""
+    largest, half = np.abs(numbers).max(initial=0), np.finfo(np.float16)
+    return numbers.astype(np.float16) if numbers.ndim == 1 and half.tiny <= largest <= half.max else numbers
 
 
 def _takes_up(module: fx.GraphModule, before: fx.Node, bindings: Mapping[str, Binding]) -> bool:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -57,6 +58,25 @@ class LossOptions:
 PLAIN = LossOptions()
 
 
+class Lesson(NamedTuple):
+    """What teachers say of a batch, which a loader gives beside x and y.
+
+    scores: (teachers, batch, classes) logits; what is learnt is the mean of the teachers' probabilities.
+    share: in [0, 1], of each loss that is learnt from them instead of the labels. temperature: as in `LossOptions`.
+
+    Reference: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
+    """
+
+    scores: torch.Tensor
+    share: float = 0.5
+    temperature: float = 2.0
+
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        """Divergence from the teachers at the temperature, averaged over the batch, times temperature²."""
+        said = F.softmax(self.scores.float() / self.temperature, dim=2).mean(0)
+        return _divergence(logits, said.clamp_min(1e-12).log(), self.temperature)
+
+
 @dataclass(frozen=True, slots=True)
 class WidthLoss:
     """One width's part of the joint loss: `loss`, summed over exits, and `logits` of every exit."""
@@ -72,12 +92,14 @@ def supernet_loss(
     y: torch.Tensor,
     options: LossOptions = PLAIN,
     rng: random.Random | None = None,
+    lesson: Lesson | None = None,
 ) -> torch.Tensor:
     """The joint loss of a batch, to call `backward()` on in one's own loop; a scalar.
 
-    `x`: (batch, …); `y`: (batch,) class numbers; `rng` draws the sandwich's widths, Python's own where it is None.
+    `x`: (batch, …); `y`: (batch,) class numbers; `rng` draws the sandwich's widths, Python's own where it is None;
+    `lesson`: what teachers say of it, where there are any.
     """
-    losses = [part.loss for part in width_losses(net, net.stem(x), y, options, rng)]
+    losses = [part.loss for part in width_losses(net, net.stem(x), y, options, rng, lesson=lesson)]
     return torch.stack(losses).sum()
 
 
@@ -88,6 +110,7 @@ def accumulate_gradients(
     options: LossOptions = PLAIN,
     rng: random.Random | None = None,
     autocast: torch.dtype | None = None,
+    lesson: Lesson | None = None,
 ) -> tuple[float, int]:
     """The gradients of `supernet_loss`, added up width by width so that only one width's activations are alive.
 
@@ -98,7 +121,7 @@ def accumulate_gradients(
             stem = net.stem(x)
         features = stem.detach().requires_grad_(stem.requires_grad)
         total, right = 0.0, 0
-        for part in width_losses(net, features, y, options, rng, autocast):
+        for part in width_losses(net, features, y, options, rng, autocast, lesson):
             part.loss.backward()
             total += part.loss.item()
             if part.width == net.widths[-1]:
@@ -115,6 +138,7 @@ def width_losses(
     options: LossOptions = PLAIN,
     rng: random.Random | None = None,
     autocast: torch.dtype | None = None,
+    lesson: Lesson | None = None,
 ) -> Iterator[WidthLoss]:
     """Each width's loss in turn, the widest first, from the stem's tensor.
 
@@ -134,7 +158,7 @@ def width_losses(
         if teacher is None:  # the widest final exit teaches all others and learns from the labels alone
             teacher = logits[-1].detach()
             teachers = [*[teacher] * (net.depths - 1), None]
-        terms = [_exit_loss(z, y, t, options) for z, t in zip(logits, teachers, strict=True)]
+        terms = [_exit_loss(z, y, t, options, lesson) for z, t in zip(logits, teachers, strict=True)]
         yield WidthLoss(width, torch.stack([w * t for w, t in zip(weights, terms, strict=True)]).sum(), logits)
 
 
@@ -156,16 +180,27 @@ def count_drawn(widths: Sequence[float], sandwich: int | None) -> int:
 
 
 def _exit_loss(
-    logits: torch.Tensor, y: torch.Tensor, teacher: torch.Tensor | None, options: LossOptions
+    logits: torch.Tensor,
+    y: torch.Tensor,
+    teacher: torch.Tensor | None,
+    options: LossOptions,
+    lesson: Lesson | None = None,
 ) -> torch.Tensor:
-    labels = F.cross_entropy(logits, y, label_smoothing=options.label_smoothing)
-    share = options.inplace_distillation
-    if teacher is None or share == 0:
-        return labels
-    t = options.temperature
-    target = F.log_softmax(teacher / t, dim=1)
-    taught = F.kl_div(F.log_softmax(logits / t, dim=1), target, reduction="batchmean", log_target=True) * t * t
-    return (1 - share) * labels + share * taught
+    """The labels' loss, of which teachers take their shares: first those of the lesson, of what is left the own one."""
+    loss = F.cross_entropy(logits, y, label_smoothing=options.label_smoothing)
+    if teacher is not None and options.inplace_distillation > 0:
+        t, share = options.temperature, options.inplace_distillation
+        loss = (1 - share) * loss + share * _divergence(logits, F.log_softmax(teacher / t, dim=1), t)
+    if lesson is not None:
+        loss = (1 - lesson.share) * loss + lesson.share * lesson.loss(logits)
+    return loss
+
+
+def _divergence(logits: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Kullback-Leibler divergence from log-probabilities, averaged over the batch, times temperature²: gradients then
+    are of the same size at every temperature."""
+    found = F.log_softmax(logits / temperature, dim=1)
+    return F.kl_div(found, target, reduction="batchmean", log_target=True) * temperature**2
 
 
 def _autocast(like: torch.Tensor, dtype: torch.dtype | None) -> torch.autocast:

@@ -11,9 +11,10 @@ ALLOWED: dict[Any, tuple[str, type | tuple[type, ...]]] = {
     int: ("a whole number", Integral),
     float: ("a number", Real),
     str: ("a text", str),
-    tuple: ("a list of numbers", (tuple, list)),
+    dict: ("a table of names and values", dict),
     NoneType: ("None", NoneType),
 }
+LISTS = {float: "a list of numbers", int: "a list of whole numbers", str: "a list of texts"}
 
 
 def check_types(options: Any) -> None:
@@ -36,9 +37,12 @@ def _is(value: Any, kind: Any) -> bool:
     if isinstance(value, bool) and kind is not bool:
         return False
     if get_origin(kind) is tuple:
-        return isinstance(value, (tuple, list)) and all(_is(each, float) for each in value)
+        inner = get_args(kind)[0]
+        return isinstance(value, (tuple, list)) and all(_is(each, inner) for each in value)
     return isinstance(value, _allowed(kind)[1])
 
 
 def _allowed(kind: Any) -> tuple[str, type | tuple[type, ...]]:
+    if get_origin(kind) is tuple:
+        return LISTS[get_args(kind)[0]], (tuple, list)
     return ALLOWED.get(get_origin(kind) or kind, (getattr(kind, "__name__", str(kind)), kind))

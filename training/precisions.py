@@ -22,6 +22,7 @@ from .quantize import LARGEST, LARGEST_REDUCED, with_int8
 Loader = Iterable[tuple[Any, Any]]
 Tell = Callable[[str, int, int], None]
 PRECISIONS = {"fp32": "onnx", "int8": "onnx", "bf16": "openvino"}  # and the engines that their accuracy is measured by
+CODED = {"coded": True}  # what provenance says of a bundle in as few bytes as can be
 
 
 def check_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from ..runtime.manifest import PointRecord, graphs_of
 from .bundle_data import data_of, normal_of, said_in
 from .onnx_graph import Parts, tensors_of
 from .precisions import (
+    CODED,
     Loader,
     Tell,
     check_engines,
@@ -34,6 +35,7 @@ def with_precisions(
     calibration: Loader,
     precisions: Sequence[str],
     reduce_range: bool = False,
+    coded: bool = False,
     provenance: dict[str, Any] | None = None,
     progress: Tell | None = None,
 ) -> Bundle:
@@ -44,6 +46,7 @@ def with_precisions(
 
     Args:
         held_out, calibration, precisions, reduce_range, progress: as for `export`.
+        coded: in as few bytes as can be, the numbers as they are; a bundle that is stays it.
         provenance: beside and over the bundle's own, such as the data's name.
 
     Raises:
@@ -51,12 +54,13 @@ def with_precisions(
             through only once and are needed again, or the folder of `path` isn't there.
     """
     tell, path, has = progress or (lambda what, done, total: None), Path(path), bundle.manifest
+    coding = {} if coded and bundle.coding is None else bundle.coding
     check_folder(path)
     check_asked(bundle, precisions, reduce_range)
     lacks_int8 = "int8" in precisions and "int8" not in has.precisions
     check_readings(held_out, calibration, precisions, len(has.widths) if lacks_int8 else 0)
     parts = _kept(bundle, precisions)
-    about = _provenance(bundle, precisions, reduce_range, provenance or {})
+    about = _provenance(bundle, precisions, reduce_range, {**({} if coding is None else CODED), **(provenance or {})})
     manifest = replace(has, precisions=tuple(precisions), points=_points(bundle, precisions), provenance=about)
     # what was certified was so with the temperatures, and the networks, that were there before
     manifest = replace(manifest, fragments=parts.fragments, members={}, certified=None)
@@ -66,7 +70,7 @@ def with_precisions(
         manifest = replace(manifest, fragments=parts.fragments)
     draft = Bundle(path, manifest, "", parts.graphs, parts.weights)
     manifest = replace(manifest, points=measured(draft, held_out, calibration, tell))
-    write_bundle(path, manifest, parts.graphs, parts.weights)
+    write_bundle(path, manifest, parts.graphs, parts.weights, coding)
     return Bundle.open(path)
 
 
@@ -80,6 +84,7 @@ def export_bundle(
     reduce_range: bool = False,
     splits: tuple[str, ...] | None = None,
     spare: float | None = None,
+    coded: bool = False,
     tell: Tell | None = None,
 ) -> Bundle:
     """`with_precisions` on data from names, split as the bundle's training split them.
@@ -88,6 +93,7 @@ def export_bundle(
         weights: nothing, or what the bundle has: they stay as they are stored.
         splits: that accuracies are of; those that the bundle's are of where not given.
         spare: share of the calibration split that nothing is fitted to; what the bundle says where not given.
+        coded: as for `with_precisions`.
 
     Raises:
         ValueError: as `with_precisions`, the bundle's provenance lacks what is needed, or the data are of other classes
@@ -106,6 +112,7 @@ def export_bundle(
         calibration=batches(data.sparing(spare), "calibration", EVALUATION_BATCH, normal),
         precisions=precisions,
         reduce_range=reduce_range,
+        coded=coded,
         provenance={"held_out_data": data.name, "splits": list(splits), **({"spared": spare} if spare else {})},
         progress=tell,
     )

@@ -104,7 +104,7 @@ def with_router(
     about = {"macs": macs, "images": len(lesson.labels), "calibration": len(exam.labels), **correct_head(head, exam)}
     draft = _draft(bare, head, {**about, **(provenance or {})})
     _compare(draft, head, next(iter(arrays(calibration)))[0])
-    write_bundle(path, draft.manifest, draft.graphs, draft.weights)
+    write_bundle(path, draft.manifest, draft.graphs, draft.weights, draft.coding)
     return Bundle.open(path)
 
 
@@ -146,6 +146,7 @@ def without_router(bundle: Bundle) -> Bundle:
         "",
         {name: graph for name, graph in bundle.graphs.items() if name in members},
         {name: array for name, array in bundle.weights.items() if name in used},
+        bundle.coding,
     )
 
 
@@ -232,7 +233,8 @@ def _draft(bare: Bundle, head: RouterHead, about: dict[str, Any] | None = None) 
         fragments=(*has.fragments, router),
         provenance=has.provenance | ({} if about is None else {"router": about}),
     )
-    return Bundle(bare.path, manifest, "", {**bare.graphs, member: graph.raw}, {**bare.weights, **graph.own})
+    graphs, weights = {**bare.graphs, member: graph.raw}, {**bare.weights, **graph.own}
+    return Bundle(bare.path, manifest, "", graphs, weights, bare.coding)
 
 
 def _stem(manifest: Manifest) -> Fragment:

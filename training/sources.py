@@ -3,7 +3,8 @@
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from ..runtime.bundle import MANIFEST, Bundle
+from ..runtime.archive import MANIFEST
+from ..runtime.bundle import Bundle
 from .checkpoint import READ_ERRORS
 from .precisions import Tell
 from .requantize import export_bundle
@@ -22,6 +23,7 @@ def export_source(
     reduce_range: bool = False,
     splits: tuple[str, ...] | None = None,
     spare: float | None = None,
+    coded: bool = False,
     tell: Tell | None = None,
 ) -> Bundle:
     """`export_bundle` of a bundle, `export_checkpoint` of a checkpoint, whose defaults are float32 and test.
@@ -32,11 +34,11 @@ def export_source(
     if is_bundle(source):
         return export_bundle(
             Bundle.open(source), out, data_path, weights=weights, precisions=precisions, reduce_range=reduce_range,
-            splits=splits, spare=spare, tell=tell,
+            splits=splits, spare=spare, coded=coded, tell=tell,
         )  # fmt: skip
     return export_checkpoint(
         source, out, data_path, weights=weights or "float32", precisions=precisions, reduce_range=reduce_range,
-        splits=splits or ("test",), spare=spare or 0.0, tell=tell,
+        splits=splits or ("test",), spare=spare or 0.0, coded=coded, tell=tell,
     )  # fmt: skip
 
 

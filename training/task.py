@@ -13,9 +13,11 @@ from ..runtime.manifest import InputSpec
 from .augment import Batches, make_augment
 from .autotune import keep_freed_memory
 from .checkpoint import CheckpointError, load_checkpoint, load_state, shape_of
+from .compress.edits import edited
 from .data import CALIBRATION, Data, load_data, load_data_as
 from .export import export
 from .fit import FitOptions, Progress, fit
+from .limits import limits_from_plain, row_scales
 from .nets import make_net
 from .supernet import Supernet, make_control, make_plan, make_supernet
 from .supernet.convert import HEAD, WIDTHS
@@ -88,10 +90,10 @@ def run_training(
     _check_same(out, about)
     if task.alone is not None:
         options = replace(options, loss=options.loss.of_one())
-    normal = about["data"]
-    loader = training_batches(task, data, normal, options.seed)
+    loader = training_batches(about, data, options.seed)
     history = fit(net, loader, options, checkpoint=out, on_progress=on_progress, about=about)
-    return {"points": _accuracies(net, batches(data, "calibration", EVALUATION_BATCH, normal)), "history": history}
+    points = point_accuracies(net, batches(data, "calibration", EVALUATION_BATCH, about["data"]))
+    return {"points": points, "history": history}
 
 
 def begin(task: TrainTask, data: Data) -> tuple[Supernet, dict[str, Any]]:
@@ -146,6 +148,10 @@ def restore(checkpoint: str | Path) -> tuple[Supernet, dict[str, Any]]:
         )
     shape = {name: about[name] for name in ("widths", "exits", "head", "shared_stem")}
     net = _alone(make_supernet(_model(about), _example(about), **shape, sort=False), about)
+    try:
+        net = edited(net, about.get("edits", ()))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: its network can't be made again: {error}") from error
     load_state(checkpoint, net, content)
     return net.eval(), content
 
@@ -160,12 +166,20 @@ def export_checkpoint(
     reduce_range: bool = False,
     splits: tuple[str, ...] = ("test",),
     spare: float = 0.0,
+    coded: bool = False,
     tell: Tell | None = None,
 ) -> Bundle:
     """Write a checkpoint as a bundle; accuracies are of `splits`, temperatures and int8's ranges of the calibration
-    split, less the share `spare`; `weights`, `precisions` and `reduce_range` as for `export`."""
+    split, less the share `spare`; `weights`, `precisions` and `reduce_range` as for `export`; `coded`: in as few bytes
+    as can be."""
     net, content = restore(checkpoint)
     about = content["about"]
+    scales = row_scales(net, limits_from_plain(content.get("limits", {}), net)) if coded else None
+    if scales and weights != "float32":
+        raise ValueError(
+            f"weights '{weights}': {checkpoint} has weights of whole numbers ({next(iter(scales))}, …), which a coded "
+            "bundle stores as they are; leave weights out"
+        )
     data = load_data_as(data_path, tuple(about["shape"]), _reading(tell), calibration=about["holdout"])
     if list(data.classes) != about["classes"]:
         raise CheckpointError(
@@ -200,15 +214,16 @@ def export_checkpoint(
         weights=weights,
         precisions=precisions,
         reduce_range=reduce_range,
+        coded=scales,
         progress=tell,
     )
 
 
-def training_batches(task: TrainTask, data: Data, normal: dict[str, Any], seed: int) -> Batches:
-    """What a task trains on: shuffled, augmented, full batches; `normal` as for `batches`."""
-    augment = make_augment(_augment_for(data) if task.augment == "auto" else task.augment)
-    size = min(task.batch, len(data.splits["train"]))
-    return batches(data, "train", size, normal, augment=augment, shuffle=True, drop_last=True, seed=seed)
+def training_batches(about: dict[str, Any], data: Data, seed: int) -> Batches:
+    """What a network trains on, by what its checkpoint says of it: shuffled, augmented, full batches."""
+    augment = make_augment(_augment_for(data) if about["augment"] == "auto" else about["augment"])
+    size = min(about["batch"], len(data.splits["train"]))
+    return batches(data, "train", size, about["data"], augment=augment, shuffle=True, drop_last=True, seed=seed)
 
 
 def batches(data: Data, split: str, size: int, normal: dict[str, Any] | None = None, **how: Any) -> Batches:
@@ -251,7 +266,7 @@ def _reading(tell: Tell | None) -> Callable[[int, int], None] | None:
     return None if tell is None else lambda done, total: tell("reading", done, total)
 
 
-def _accuracies(net: Supernet, loader: Batches) -> list[dict[str, Any]]:
+def point_accuracies(net: Supernet, loader: Batches) -> list[dict[str, Any]]:
     """Every point's accuracy by the torch network, with what it costs."""
     right = {(width, depth): 0 for width in net.widths for depth in range(1, net.depths + 1)}
     count = 0

@@ -155,7 +155,7 @@ def test_member_whose_path_escapes_is_refused(tmp_path, name):
 
 
 def test_deflation_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("stretto.runtime.bundle.INFLATED_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr("stretto.runtime.archive.INFLATED_BYTES_MAX", 1 << 20)
     bomb = zipfile.ZipInfo("manifest.json")
     bomb.compress_type = zipfile.ZIP_DEFLATED
     with pytest.raises(BundleError, match=r"its members say they have \d+ bytes when inflated"):

@@ -79,7 +79,7 @@ def test_manifest_that_does_not_fit_is_refused(tmp_path, edit, message):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (rebind(tensor="gone"), "'stage1.w' names tensor 'gone', which weights.safetensors doesn't have"),
+        (rebind(tensor="gone"), "'stage1.w' names tensor 'gone', which the weights don't have"),
         (rebind(slices=[None]), r"cuts 1 axes, tensor 'stage1.weight' has shape \(8, 8, 3, 3\)"),
         (rebind(slices=[[[0, 9]], None, None, None]), r"keeps ranges \(\(0, 9\),\) of an axis of 8"),
         (rebind(slices=[[[-1, 3]], None, None, None]), "keeps ranges"),

@@ -190,6 +190,12 @@ def test_split_that_an_export_spared_certifies_int8_too_and_moves_no_temperature
     assert temperatures(made, "fp32") == temperatures(made, "int8") == [3.0] * 6
 
 
+def test_coded_bundle_is_certified_and_stays_coded(toy, data, tmp_path):
+    write_bundle(tmp_path / "coded.stretto", toy.manifest, toy.graphs, toy.weights, {})
+    made, _ = calibrate_bundle(Bundle.open(tmp_path / "coded.stretto"), str(data), tmp_path / "new.stretto", LOOSE)
+    assert made.coding == {} and made.manifest.certified is not None
+
+
 def test_bundle_may_be_calibrated_in_place(toy, data, tmp_path):
     path = tmp_path / "same.stretto"
     path.write_bytes(toy.path.read_bytes())

@@ -15,6 +15,7 @@ from stretto.policies.situation import Step
 from stretto.runtime.bundle import Bundle
 from stretto.runtime.engines import make_engine
 from stretto.runtime.engines.onnx import OnnxEngine
+from stretto.runtime.errors import BundleError
 from stretto.runtime.manifest import InputSpec
 from stretto.training.errors import ExportError
 from stretto.training.export import export
@@ -143,6 +144,58 @@ def test_a_halved_bundle_answers_nearly_the_same_and_knows_its_own_accuracy(expo
         assert 0 < np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()
         right = float((found.argmax(1) == case.y.numpy()).mean())
         assert half.point(step.width, step.depth, "fp32").accuracy == right
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_coded_bundle_has_vectors_in_16_bits_and_answers_nearly_the_same(exported, name, tmp_path):
+    case = exported(name)
+    batches, spec = DataLoader(TensorDataset(case.x, case.y), 16), InputSpec(CASES[name][0])
+    coded = export(case.net, batches, tmp_path / "coded.stretto", input=spec, network=name, coded={})
+    assert coded.coding == {} and coded.manifest.provenance["coded"] is True
+    for key, array in coded.weights.items():
+        assert array.dtype == (np.float16 if array.ndim == 1 and array.any() else np.float32), key
+        if array.ndim > 1:
+            assert array.tobytes() == (case.bundle.weights[key] + 0).tobytes()  # without zeros that have a sign
+    for step in (Step(0, depth, width, "fp32") for width in case.net.widths for depth in (1, case.net.depths)):
+        found, expected = (logits(bundle, step, case.x) for bundle in (coded, case.bundle))
+        assert np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()
+        right = float((found.argmax(1) == case.y.numpy()).mean())
+        assert coded.point(step.width, step.depth, "fp32").accuracy == right
+
+
+def signed_net() -> tuple[Supernet, dict[str, np.ndarray]]:
+    """A network whose hidden layers have weights of two values an output channel, and these by name."""
+    net, scales = settled(model("lenet300"), (1, 8, 8), exits=2, widths=(0.5, 1.0)), {}
+    for name, layer in net.shared.named_modules():
+        if isinstance(layer, nn.Linear) and layer.out_features > 10:
+            scale = layer.weight.detach().abs().mean(1)
+            layer.weight.data = torch.where(layer.weight < 0, -1, 1) * scale[:, None]
+            scales[f"{name}.weight"] = scale.numpy()
+    return net, scales
+
+
+def test_weights_of_two_values_a_channel_take_a_bit_each_in_a_coded_bundle(tmp_path):
+    net, scales = signed_net()
+    batches, spec = [(torch.randn(8, 1, 8, 8), torch.zeros(8))], InputSpec((1, 8, 8))
+    plain = export(net, batches, tmp_path / "plain.stretto", input=spec)
+    coded = export(net, batches, tmp_path / "coded.stretto", input=spec, coded=scales)
+    assert len(scales) == 2 and coded.coding is not None
+    assert all(np.array_equal(coded.coding[name], scale) for name, scale in scales.items())
+    for name in scales:
+        assert np.array_equal(coded.weights[name], plain.weights[name])
+    rest = sum(array.nbytes for name, array in plain.weights.items() if name not in scales)
+    ones = sum(array.size / 8 + 4 * len(array) for name, array in plain.weights.items() if name in scales)
+    assert coded.path.stat().st_size < ones + rest + 4000 < plain.path.stat().st_size / 5
+
+
+def test_weights_that_are_not_what_coded_says_are_refused_and_leave_no_file(exported, tmp_path):
+    net = exported("lenet300").net
+    name, weight = next((name, value) for name, value in net.shared.named_parameters() if value.dim() == 2)
+    batches = [(torch.randn(8, 1, 8, 8), torch.zeros(8))]
+    with pytest.raises(BundleError, match=f"member 'weights.coded': array '{name}': row 0 has"):
+        coded = {name: np.ones(len(weight), np.float32)}
+        export(net, batches, tmp_path / "a.stretto", input=InputSpec((1, 8, 8)), coded=coded)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["resnet", "images"])

@@ -58,6 +58,23 @@ def test_int8_added_to_a_bundle_is_what_the_checkpoint_gives(exported, tmp_path,
     assert content(found) == content(expected)
 
 
+def test_int8_added_to_a_coded_bundle_is_what_the_checkpoint_gives_coded(exported, tmp_path):
+    expected = exported(precisions=BOTH, coded=True)
+    found = export_bundle(exported(coded=True), tmp_path / "a.stretto", "digits", precisions=BOTH)
+    assert content(found) == content(expected)
+    assert found.coding == {} and found.manifest.provenance["coded"] is True
+
+
+def test_a_plain_bundle_is_coded_as_it_is_when_asked(exported, tmp_path):
+    source = exported(precisions=BOTH)
+    found = export_bundle(source, tmp_path / "a.stretto", "digits", precisions=BOTH, coded=True)
+    assert found.coding == {} and found.manifest.provenance == {**source.manifest.provenance, "coded": True}
+    assert found.graphs == source.graphs and found.weights.keys() == source.weights.keys()
+    assert all(np.array_equal(found.weights[name], array) for name, array in source.weights.items())
+    assert found.manifest.points == source.manifest.points
+    assert found.path.stat().st_size < source.path.stat().st_size
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_int8_of_every_network_has_the_same_graphs_weights_and_accuracies(tmp_path, name):
     shape, _ = CASES[name]

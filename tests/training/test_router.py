@@ -120,6 +120,15 @@ def test_without_its_router_a_bundle_is_the_file_that_it_was(plain, routed, tmp_
     assert without_router(plain).manifest == replace(plain.manifest, members={})
 
 
+def test_a_coded_bundle_gets_a_router_and_loses_it_coded(supernet, plain, tmp_path):
+    path = tmp_path / "coded.stretto"
+    write_bundle(path, plain.manifest, plain.graphs, plain.weights, {})
+    train, calibration = data(supernet, 64, 0), data(supernet, 64, 1)
+    how = {"calibration": calibration, "options": QUICK}
+    routed = with_router(Bundle.open(path), train, tmp_path / "routed.stretto", **how)
+    assert routed.coding == {} and routed.routed and without_router(routed).coding == {}
+
+
 def test_another_router_takes_the_place_of_the_first_and_fitting_again_gives_the_same_file(supernet, routed, tmp_path):
     path = tmp_path / "own.stretto"
     path.write_bytes(routed.path.read_bytes())

@@ -1,4 +1,4 @@
-"""The two LeNets that pruning papers measure on: three linear layers, and two convolutions."""
+"""The LeNets that pruning papers measure on: three linear layers, and two convolutions in two sizes."""
 
 import math
 
@@ -30,10 +30,7 @@ def lenet5(classes: int, input_shape: tuple[int, int, int], base: int = 6) -> nn
     On 28×28 images it is the customary 61,706 parameters. Images of any size from 4×4.
     """
     in_channels, height, width = input_shape
-    if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(
-            f"an image of {height}×{width} is too small for lenet5; {SMALLEST_SIDE}×{SMALLEST_SIDE} or more"
-        )
+    _check_side("lenet5", height, width)
     padding = 0 if min(height, width) >= UNPADDED_SIDE else 2
     second = base * 8 // 3
     left = math.prod((side // 2 - 4 + 2 * padding) // 2 for side in (height, width))
@@ -51,3 +48,31 @@ def lenet5(classes: int, input_shape: tuple[int, int, int], base: int = 6) -> nn
         nn.ReLU(),
         nn.Linear(84, classes),
     )
+
+
+def lenet5caffe(classes: int, input_shape: tuple[int, int, int]) -> nn.Sequential:
+    """LeNet-5 as Caffe has it, which Han et al. (Deep Compression, ICLR 2016) prune: 20 and 50 channels, 500 units.
+
+    On 28×28 images it has 431,080 parameters. Images of any size from 4×4.
+    """
+    in_channels, height, width = input_shape
+    _check_side("lenet5caffe", height, width)
+    padding = 0 if min(height, width) >= UNPADDED_SIDE else 2
+    left = math.prod(((side - 4 + 2 * padding) // 2 - 4 + 2 * padding) // 2 for side in (height, width))
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 20, 5, padding=padding),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5, padding=padding),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(50 * left, 500),
+        nn.ReLU(),
+        nn.Linear(500, classes),
+    )
+
+
+def _check_side(net: str, height: int, width: int) -> None:
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f"an image of {height}×{width} is too small for {net}; {SMALLEST_SIDE}×{SMALLEST_SIDE} or more"
+        )

@@ -18,6 +18,7 @@ NETS = {
     "mobilenet": f"{__package__}.mobilenet:mobilenet",
     "lenet300": f"{__package__}.lenet:lenet300",
     "lenet5": f"{__package__}.lenet:lenet5",
+    "lenet5caffe": f"{__package__}.lenet:lenet5caffe",
 }
 
 # What the data decides; a callable gets those of them that its signature names.

@@ -4,7 +4,7 @@ Every channel that some layer opens gets an id. Operations join ids (union-find)
 together: an atom. Atoms that the same layers share form a channel group; a width keeps the group's leading atoms.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import lcm
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+Width = float | tuple[int, ...]  # a width multiplier, or how many atoms each channel group keeps
 FULL = 0  # the id of everything that stays at full width and is never reordered
 
 
@@ -177,11 +178,19 @@ class Channels:
         """(channels,) the place of each channel's atom in its group."""
         return self._rank[ids]
 
-    def sizes(self, width: float) -> tuple[int, ...]:
+    def sizes(self, width: Width) -> tuple[int, ...]:
         """Atoms kept of each group at a width."""
-        return tuple(group.kept_atoms(width) for group in self.groups)
+        return width if isinstance(width, tuple) else tuple(group.kept_atoms(width) for group in self.groups)
 
-    def indices(self, ids: Ids | None, width: float) -> Ids | None:
+    def places(self, ids: Ids, kept: Sequence[Ids]) -> Ids:
+        """Which places of an axis are of the kept atoms; `kept`: ranks of each group's, ascending."""
+        groups, ranks = self._group[ids], self._rank[ids]
+        stays = groups < 0
+        for number, atoms in enumerate(kept):
+            stays |= (groups == number) & np.isin(ranks, atoms)
+        return np.flatnonzero(stays)
+
+    def indices(self, ids: Ids | None, width: Width) -> Ids | None:
         """Which places of an axis a width uses, ascending; None for all of them."""
         if ids is None:
             return None
@@ -190,7 +199,7 @@ class Channels:
         used = self._rank[ids] < limits[groups]
         return None if used.all() else np.flatnonzero(used)
 
-    def groups_kept(self, layer: str, width: float) -> int | None:
+    def groups_kept(self, layer: str, width: Width) -> int | None:
         """How many of a grouped layer's groups a width uses; None for a layer without."""
         rows = self.rows.get(layer)
         if rows is None:
@@ -198,7 +207,7 @@ class Channels:
         used = self.indices(rows.ravel(), width)
         return len(rows) if used is None else len(np.unique(used // rows.shape[1]))
 
-    def count(self, ids: Ids | None, width: float) -> int | None:
+    def count(self, ids: Ids | None, width: Width) -> int | None:
         """How many places of an axis a width uses; None where the axis isn't known."""
         if ids is None:
             return None

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import batchnorm, conv
 
-from .channels import Channels, Ids, Layout
+from .channels import Channels, Ids, Layout, Width
 from .function_rules import padded
 from .graphs import argument, is_call
 from .meta import meta_copy
@@ -17,8 +17,8 @@ from .trace import Traced, propagate
 RESHAPES = ("view", "reshape", "expand", "unflatten", "broadcast_to")
 
 
-def narrowed(traced: Traced, channels: Channels, width: float) -> Traced:
-    """The whole network at this width, its stem too, without shapes. Nodes keep their names."""
+def narrowed(traced: Traced, channels: Channels, width: Width) -> Traced:
+    """The whole network at this width, or of these sizes, its stem too, without shapes. Nodes keep their names."""
     module = layers_of(traced.module)
     _narrow_layers(traced.module, module, channels, width)
     graph = fx.Graph()
@@ -49,7 +49,7 @@ def layers_of(module: nn.Module) -> nn.Module:
     return copied.train(module.training)
 
 
-def _narrow_layers(full: nn.Module, narrow: nn.Module, channels: Channels, width: float) -> None:
+def _narrow_layers(full: nn.Module, narrow: nn.Module, channels: Channels, width: Width) -> None:
     """Give every layer of the copy the shapes and attributes that it has at this width."""
     names = {id(value): name for name, value in reversed(tensors_of(full))}
     for target, layer in full.named_modules(remove_duplicate=False):
@@ -70,7 +70,7 @@ def tensors_of(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
-def _size(channels: Channels, ids: Ids | None, full: int, width: float) -> int:
+def _size(channels: Channels, ids: Ids | None, full: int, width: Width) -> int:
     count = channels.count(ids, width)
     return full if count is None else count
 
@@ -100,7 +100,7 @@ def _set_attributes(layer: Any, groups: int | None) -> None:
         layer.num_parameters = len(weight)
 
 
-def _narrow_sizes(traced: Traced, channels: Channels, node: fx.Node, twin: fx.Node, width: float) -> None:
+def _narrow_sizes(traced: Traced, channels: Channels, node: fx.Node, twin: fx.Node, width: Width) -> None:
     """Write this width's numbers where the graph names sizes or places of channels."""
     source = channels.layouts.get(node.all_input_nodes[0].name) if node.all_input_nodes else None
     result = channels.layouts.get(node.name)
@@ -129,7 +129,7 @@ def _resized(traced: Traced, node: fx.Node, args: tuple[Any, ...], result: Layou
     return (args[0], tuple(sizes)) if listed else (args[0], *sizes)
 
 
-def _resliced(channels: Channels, source: Layout, index: Any, width: float) -> Any:
+def _resliced(channels: Channels, source: Layout, index: Any, width: Width) -> Any:
     """An index with the slice on the channels' axis moved to where those channels are now."""
     items = list(index) if isinstance(index, tuple) else [index]
     if source.axis >= len(items) or any(not isinstance(item, slice) for item in items[: source.axis + 1]):
@@ -143,13 +143,13 @@ def _resliced(channels: Channels, source: Layout, index: Any, width: float) -> A
     return tuple(items) if isinstance(index, tuple) else items[0]
 
 
-def _kept_before(channels: Channels, layout: Layout, places: Sequence[int], width: float) -> tuple[int, ...]:
+def _kept_before(channels: Channels, layout: Layout, places: Sequence[int], width: Width) -> tuple[int, ...]:
     """How many of the channels before each of these places are used."""
     used = channels.indices(layout.ids, width)
     return tuple(place if used is None else int((used < place).sum()) for place in places)
 
 
-def _repad(traced: Traced, channels: Channels, node: fx.Node, twin: fx.Node, source: Layout, width: float) -> None:
+def _repad(traced: Traced, channels: Channels, node: fx.Node, twin: fx.Node, source: Layout, width: Width) -> None:
     """A pad of the channels adds as many as are used of those that it added."""
     rank = len(traced.shapes[node.name])
     before, after = padded(node, source.axis, rank)
