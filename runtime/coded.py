@@ -205,8 +205,8 @@ def _check(record: Record) -> None:
     if len(shape) > DIMENSIONS_MAX or not all(0 <= size <= NUMBERS_MAX for size in shape):
         # before anything is worked out of it, which for thousands of axes would take hours
         found = f"{shape[:4]} and {len(shape) - 4} axes more" if len(shape) > DIMENSIONS_MAX else str(shape)
-        expected = f"at most {DIMENSIONS_MAX} sizes from 0 to {NUMBERS_MAX}"
-        raise ValueError(f"array {name!r}: shape is {found}, expected {expected}")
+        allowed = f"at most {DIMENSIONS_MAX} sizes from 0 to {NUMBERS_MAX}"
+        raise ValueError(f"array {name!r}: shape is {found}, expected {allowed}")
     halved, numbers = ("f2",) if dtype == "f4" else (), prod(shape)
     symbols = per_byte(values) if 0 < values <= SYMBOLS_MAX else 0
     streams = 1 + (scale != "") + (steps >= 0) + (values > 0)
