@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
+from ..runtime.files import replacing
 from ..training.fit import FitOptions
 from ..training.task import TrainTask
-from .jobs import JobError, Record, Send, check_settings, do_all, plain_settings, read_record, write_record
+from .jobs import JobError, JobFiles, Record, Send, check_settings, do_all, plain_settings, read_record, write_record
 
 RECIPES = Path(__file__).parent / "recipes"
 Table = dict[str, Any]  # as TOML has it
@@ -82,7 +83,7 @@ class Scratch:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(JobFiles):
     """`coded`: whether the bundle is; `precisions` it is exported in; `splits`: the test."""
 
     name: str
@@ -92,18 +93,6 @@ class Job:
     coded: bool = False
     precisions: tuple[str, ...] = ("fp32",)
     splits: tuple[str, ...] = ("test",)
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / f"{self.name}.pt"
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / f"{self.name}.stretto"
-
-    @property
-    def record(self) -> Path:
-        return self.folder / f"{self.name}.json"
 
     @property
     def answers(self) -> Path:
@@ -198,7 +187,7 @@ def _work(job: Job, send: Send) -> None:
 
     import torch
 
-    with job.folder.joinpath(f"{job.name}.log").open("a") as log:
+    with job.log.open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
@@ -277,10 +266,8 @@ def _export(job: Job, send: Send) -> None:
     _, pixels, labels = read_splits(bundle, job.data, job.splits, tell)
     logits = logits_on(bundle, pixels, labels)
     right = {f"{p.width} {p.depth} {p.precision}": z.argmax(axis=1) == labels for p, z in logits.items()}
-    temporary = job.answers.with_name(f".{job.answers.name}")
-    with temporary.open("wb") as file:
+    with replacing(job.answers) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **right)
-    temporary.replace(job.answers)
 
 
 def _point(name: str) -> tuple[float, int, str]:

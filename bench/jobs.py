@@ -32,6 +32,32 @@ class JobError(StrettoError):
     """A training can't go on; names it, and what happened or what to do."""
 
 
+class JobFiles:
+    """Where a job leaves what: files in its folder, called after it."""
+
+    __slots__ = ()
+    name: str
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.pt"
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / f"{self.name}.stretto"
+
+    @property
+    def record(self) -> Path:
+        """The settings, and once the job is over, what came of it."""
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        """What the job's process wrote on its standard output and error."""
+        return self.folder / f"{self.name}.log"
+
+
 def plain_settings(task: "TrainTask", options: "FitOptions") -> tuple[Record, Record]:
     """Task and options as JSON has them; of paths only the names, as files may be moved."""
     named = {key: path and Path(path).name for key, path in (("data", task.data), ("weights", task.weights))}

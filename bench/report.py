@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import random
-import secrets
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from ..runtime.files import replacing
 from ..runtime.profile import processor
 
 FloatArray = NDArray[np.float64]
@@ -137,12 +137,8 @@ class Row:
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
     """Writes all of it or nothing, making the folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def print_rows(console: Console, rows: Sequence[Row], title: str) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 from ..training.data import Data, load_data
 from ..training.fit import FitOptions, Progress
 from ..training.task import TrainTask, run_training
-from .jobs import Record, check_settings, do_all, plain_settings, read_record, remove_leftovers, write_record
+from .jobs import JobFiles, Record, check_settings, do_all, plain_settings, read_record, remove_leftovers, write_record
 
 Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Run(JobFiles):
     """One training. `expected_s`: about how long it takes; only the time left is told by it."""
 
     name: str
@@ -24,16 +24,6 @@ class Run:
     options: FitOptions
     folder: Path
     expected_s: float
-
-    @property
-    def record(self) -> Path:
-        """What came of it, once it is over."""
-        return self.folder / f"{self.name}.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where it stands until then."""
-        return self.folder / f"{self.name}.pt"
 
     def settings(self) -> Record:
         """All that the training depends on, as `plain_settings` has it."""

@@ -16,6 +16,7 @@ from ..training.fit import FitOptions, Progress
 from ..training.task import TrainTask, export_checkpoint, run_training
 from .jobs import (
     JobError,
+    JobFiles,
     Record,
     Send,
     check_settings,
@@ -32,7 +33,7 @@ Message = Progress | tuple[str, int, int]  # of training; or what else is being 
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(JobFiles):
     """One training and its bundle. `width`: of a control, None for the supernet; `threads`: of torch."""
 
     name: str
@@ -43,24 +44,6 @@ class Job:
     weights: str
     folder: Path
     threads: int
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / f"{self.name}.pt"
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / f"{self.name}.stretto"
-
-    @property
-    def log(self) -> Path:
-        """What the job's process wrote on its standard output and error."""
-        return self.folder / f"{self.name}.log"
-
-    @property
-    def record(self) -> Path:
-        """The settings, and once training is over, its history."""
-        return self.folder / f"{self.name}.json"
 
     def settings(self) -> Record:
         """All that the training depends on, as `plain_settings` has it."""
@@ -181,7 +164,7 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """It."""
+        """What to call it."""
 
 
 class JobBars:

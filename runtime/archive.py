@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import secrets
 import struct
 import zipfile
 import zlib
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from .files import replacing
 from .manifest import Manifest, Member
 
 MANIFEST, WEIGHTS, CODED = "manifest.json", "weights.safetensors", "weights.coded"
@@ -52,7 +52,7 @@ def sealed(manifest: Manifest, contents: Mapping[str, bytes]) -> bytes:
 
 def write_archive(path: Path, manifest: bytes, contents: Mapping[str, bytes]) -> None:
     """Atomic: all of it, or no trace."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         _write_zip(temporary, manifest, contents)
 
 
@@ -74,17 +74,6 @@ def _write_zip(path: Path, manifest: bytes, contents: Mapping[str, bytes]) -> No
             file.comment = (_COMMENT + hashlib.sha256(manifest).hexdigest()).encode()
         stream.flush()
         os.fsync(stream.fileno())
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` if all goes well, and goes away if it doesn't."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _member(content: bytes) -> Member:

@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import re
-import secrets
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 from ..policies.situation import FloatArray, OperatingPoint, Step
 from .bundle import Bundle
 from .energy import Power
+from .files import replacing, user_cache
 from .steps import all_steps
 
 FORMAT = 4
@@ -141,12 +141,8 @@ class Profile:
         """Writes JSON, all of it or nothing, making the folder if need be."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=1))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Profile":
@@ -182,9 +178,7 @@ class Profile:
 
 def profile_path(bundle: Bundle, engine: str, threads: int) -> Path:
     """Where the profile of this bundle, run so on this device, is kept."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache")) / "stretto" / "profiles"
-    return folder / f"{device_key()}-{bundle.sha256[:12]}-t{threads}-{engine}.json"
+    return user_cache("profiles") / f"{device_key()}-{bundle.sha256[:12]}-t{threads}-{engine}.json"
 
 
 def cached_profile(bundle: Bundle, engine: str, threads: int) -> Profile | None:

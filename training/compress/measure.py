@@ -40,8 +40,3 @@ def coded_bytes(subject: Subject) -> int:
         name: value for name, value in shared_weights(net.shared, "float32", coded=True).items() if value.ndim > 1
     }
     return len(encode(weights | norms, row_scales(net, subject.limits)))
-
-
-def widest(report: dict[str, Any]) -> float:
-    """Accuracy in [0, 1] of the widest final exit."""
-    return float(max(report["points"], key=lambda point: (point["width"], point["depth"]))["accuracy"])

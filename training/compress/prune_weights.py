@@ -1,5 +1,6 @@
 """Weights that matter least become zero: no faster, but smaller once coded."""
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ..limits import Limit, changed, settle
-from ..supernet import Supernet
+from ..task import point_accuracies
 from .importance import OF_WEIGHTS, Scores
 from .layers import weight_name, weighted_layers
-from .measure import measured, widest
 from .recipe import check_choice, check_options
 from .subject import Subject
 from .tuning import Workshop
@@ -52,16 +52,17 @@ class PruneWeights:
     def run(self, subject: Subject, shop: Workshop) -> tuple[Subject, dict[str, Any]]:
         """Prune in steps; the subject's own network is changed."""
         names = [weight_name(layer) for layer in weighted_layers(subject.net, self.skip)]
-        start = widest(measured(subject)) if self.most_lost is not None else 0.0
+        start = 0.0 if self.most_lost is None else _accuracy(subject)
         for step in range(1, self.steps + 1):
             done = step / self.steps
-            before = _state(subject)
+            before = None if self.most_lost is None else (copy.deepcopy(subject.net.state_dict()), subject.limits)
             limits = self._pruned(subject, names, self.share * (1 - (1 - done) ** 3))
             subject = replace(subject, limits=limits)
             settle(subject.net, limits)
             subject = shop.tune(subject)
-            if self.most_lost is not None and 100 * (start - widest(measured(subject))) > self.most_lost:
-                subject = _restored(subject, before)
+            if before is not None and 100 * (start - _accuracy(subject)) > (self.most_lost or 0.0):
+                subject.net.load_state_dict(before[0])
+                subject = replace(subject, limits=before[1])
                 break
         return subject, _found(subject, names)
 
@@ -103,11 +104,7 @@ def _found(subject: Subject, names: list[str]) -> dict[str, Any]:
     return {"weights": total, "left": sum(left.values()), "share_left": sum(left.values()) / total, "layers": shares}
 
 
-def _state(subject: Subject) -> tuple[dict[str, Tensor], dict[str, Limit]]:
-    return {name: value.clone() for name, value in subject.net.state_dict().items()}, subject.limits
-
-
-def _restored(subject: Subject, state: tuple[dict[str, Tensor], dict[str, Limit]]) -> Subject:
-    net: Supernet = subject.net
-    net.load_state_dict(state[0])
-    return replace(subject, limits=state[1])
+def _accuracy(subject: Subject) -> float:
+    """Of the widest final exit on the calibration split."""
+    points = point_accuracies(subject.net, subject.batches("calibration"))
+    return float(max(points, key=lambda point: (point["width"], point["depth"]))["accuracy"])

@@ -1,5 +1,6 @@
 """Weights of fewer bits."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,10 +51,8 @@ class Quantize:
         for name in map(weight_name, layers):
             weight = subject.net.shared.get_parameter(name).detach()
             limits = changed(limits, name, grid=self._grid(weight))
-        within = FakeActivations if self.activations else None
-        subject = replace(subject, limits=limits)
-        subject = shop.tune(subject) if within is None else shop.tune(subject, within=within)
-        return subject, {"bits": self.bits, "layers": layers}
+        within = FakeActivations if self.activations else nullcontext
+        return shop.tune(replace(subject, limits=limits), within), {"bits": self.bits, "layers": layers}
 
     def _grid(self, weight: Tensor) -> Grid:
         if self.bits == HALF:

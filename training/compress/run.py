@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ...runtime.files import replacing, user_cache
 from ..checkpoint import CheckpointError, load_checkpoint
 from ..data import Data
 from ..fit import Progress, seed_everything
@@ -65,11 +65,10 @@ def compress(
     for number in range(len(reports), len(stages)):
         stage = stages[number]
         tell(f"pass {number + 1}, {stage.name}", number, len(stages))
-        shop = Workshop(
-            work.folder, str(number + 1), work.latest(number), cache or _user_cache(), stage.tuning, tell, on_progress
-        )
-        before = reports[-1]["after"] if reports else measured(subject)
-        subject, report = _run(stage, subject, shop, before)
+        before, kept = work.latest(number), cache or user_cache("teachers")
+        shop = Workshop(work.folder, str(number + 1), before, kept, stage.tuning, on_progress)
+        start = reports[-1]["after"] if reports else measured(subject)
+        subject, report = _run(stage, subject, shop, start)
         reports.append(report)
         work.keep(number + 1, subject, reports)
     work.finish(len(stages), out)
@@ -154,11 +153,5 @@ class _Work:
         shutil.rmtree(self.folder)
 
     def _write(self, reports: list[Report]) -> None:
-        temporary = self.folder / f".{REPORTS}.{os.getpid()}"
-        temporary.write_text(json.dumps({"of": self._of, "passes": reports}, indent=1))
-        temporary.replace(self.folder / REPORTS)
-
-
-def _user_cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "stretto" / "teachers"
+        with replacing(self.folder / REPORTS) as temporary:
+            temporary.write_text(json.dumps({"of": self._of, "passes": reports}, indent=1))

@@ -6,7 +6,6 @@ Distillation: A Good Teacher Is Patient and Consistent, CVPR 2022).
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from ...policies.situation import Step
 from ...runtime.bundle import Bundle
 from ...runtime.engines import make_engine
+from ...runtime.files import replacing
 from ..augment import Batches
 from ..bundle_data import normal_of
 from ..losses import Lesson
@@ -115,13 +115,8 @@ class _Kept:
     def write(self) -> None:
         if self._scores is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            try:
-                with temporary.open("wb") as file:
-                    np.save(file, np.concatenate(self._found), allow_pickle=False)
-                temporary.replace(self._path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(self._path) as temporary, temporary.open("wb") as file:
+                np.save(file, np.concatenate(self._found), allow_pickle=False)
 
 
 def _read(path: Path) -> NDArray[np.float16] | None:

@@ -12,7 +12,7 @@ from ..limits import settle
 from ..losses import LossOptions
 from ..norms import recalibrate_bn
 from ..option_types import check_types
-from ..task import Tell, training_batches
+from ..task import training_batches
 from .subject import Subject, fit_settings
 from .teachers import Taught, open_teacher
 
@@ -84,23 +84,16 @@ class Workshop:
     before: Path
     cache: Path
     tuning: Tuning
-    tell: Tell
     on_progress: Callable[[Progress], None] | None = None
     turn: int = 0
 
     def tune(
         self,
         subject: Subject,
-        tuning: Tuning | None = None,
         within: Within = nullcontext,
     ) -> Subject:
-        """Fine-tune the subject's network in place, under its limits; settled at the end.
-
-        Args:
-            tuning: instead of the pass' own.
-            within: see `fit`.
-        """
-        tuning, self.turn = tuning or self.tuning, self.turn + 1
+        """Fine-tune the subject's network in place, under its limits; settled at the end. `within`: see `fit`."""
+        tuning, self.turn = self.tuning, self.turn + 1
         options = tuning.options(subject.options)
         about = subject.about if tuning.augment is None else subject.about | {"augment": tuning.augment}
         loader: Any = training_batches(about, subject.data, options.seed)
@@ -110,14 +103,15 @@ class Workshop:
             subject.net.eval()
             return subject
         if tuning.teachers:
-            loader = self._taught(loader, tuning, options, subject)
+            loader = self._taught(loader, options, subject)
         fit(
             subject.net, loader, options, checkpoint=self.folder / f"{self.name}-tune-{self.turn}.pt",
             on_progress=self.on_progress, about=subject.about, limits=subject.limits, within=within,
         )  # fmt: skip
         return subject
 
-    def _taught(self, loader: Batches, tuning: Tuning, options: FitOptions, subject: Subject) -> Taught:
+    def _taught(self, loader: Batches, options: FitOptions, subject: Subject) -> Taught:
+        tuning = self.tuning
         paths = {teacher: self.before if teacher == BEFORE else Path(teacher) for teacher in tuning.teachers}
         caches = {teacher: self.folder if teacher == BEFORE else self.cache for teacher in tuning.teachers}
         bf16 = bool(options.autocast)

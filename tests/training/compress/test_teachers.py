@@ -78,7 +78,7 @@ def test_distillation_moves_the_pupil_towards_its_teacher(tmp_path: Path) -> Non
 
     x = torch.zeros(2, 1, 8, 8)
     torch.onnx.export(
-        Constant(), (x,), tmp_path / "c.onnx", dynamo=True, verbose=False,
+        Constant().eval(), (x,), tmp_path / "c.onnx", dynamo=True, verbose=False,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )  # fmt: skip
     _out, (report,) = run(
@@ -112,7 +112,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
 
 def test_a_teacher_of_one_batch_size_or_another_shape_is_refused(tmp_path: Path) -> None:
     x = torch.zeros(1, 1, 8, 8)
-    torch.onnx.export(torch.nn.Flatten(), (x,), tmp_path / "one.onnx", dynamo=True, verbose=False)
+    torch.onnx.export(torch.nn.Flatten().eval(), (x,), tmp_path / "one.onnx", dynamo=True, verbose=False)
     with pytest.raises(ValueError, match="expected one input with a free batch axis"):
         open_teacher(tmp_path / "one.onnx", subject().about, tmp_path)
 
