@@ -120,7 +120,7 @@ def test_failed_saving_leaves_the_old_profile(bundle, tmp_path, monkeypatch):
     path = tmp_path / "profile.json"
     set_profile(bundle).save(path)
     before = path.read_bytes()
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         set_profile(bundle, stage_ms=1).save(path)
     assert path.read_bytes() == before
