@@ -142,7 +142,15 @@ def test_recorded_times_are_kept_whatever_comes_of_the_report(
 
     monkeypatch.setattr(contention_rounds, "ENVIRONMENTS", ENVIRONMENTS[:1])
     monkeypatch.setattr(contention, "foresight", fails)
-    asked = Asked(folder / "toy.stretto", "digits", samples=5, profile_rounds=1, overhead_rounds=1, sensors_s=0.05)
+    asked = Asked(
+        folder / "toy.stretto",
+        "digits",
+        samples=5,
+        profile_rounds=1,
+        overhead_rounds=1,
+        deadline_rounds=5,
+        sensors_s=0.05,
+    )
     with pytest.raises(FloatingPointError, match="made up"):
         run(asked, Runtime("deadline", "profile"), Effort(rounds=1), Files(recording=tmp_path / "deep" / "c.npz"))
     assert len(Recording.load(tmp_path / "deep" / "c.npz").paths) == 2 * 4
