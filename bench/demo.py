@@ -17,7 +17,7 @@ from ..runtime.session import Session, load
 from ..training.data import load_data
 from ..training.fit import Progress, fit_options
 from ..training.task import TrainTask, export_checkpoint, run_training
-from .contention_load import busy_cores
+from .contention.load import busy_cores
 from .sweep import BudgetResult, budgets_of, sweep
 
 TASK = TrainTask("resnet", "digits", {"base": "32", "blocks": "2"}, batch=64)

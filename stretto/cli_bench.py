@@ -41,7 +41,7 @@ def session(json: Json = _kept("session.json")) -> None:
 @bench.command("train-step")
 def train_step(json: Json = _kept("train_step.json")) -> None:
     """One joint training step against the steps of separate networks."""
-    from .bench.train_step import run as measure
+    from .bench.train.step import run as measure
 
     measure(json)
 
@@ -64,8 +64,8 @@ def train(
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
     from .bench.references import find_reference
-    from .bench.train import copy_model, plan, report
-    from .bench.train import train as train_all
+    from .bench.train.run import copy_model, plan, report
+    from .bench.train.run import train as train_all
 
     if report_only and job is not None:
         raise ValueError(f"--job {job} trains and --report-only doesn't; leave one of them out")
@@ -108,9 +108,9 @@ def switches(
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
     from .bench.report import write_json
-    from .bench.switches import Setup
-    from .bench.switches import run as measure
-    from .bench.switches_report import draw
+    from .bench.switches.report import draw
+    from .bench.switches.run import Setup
+    from .bench.switches.run import run as measure
 
     setup = Setup(data, folder, weights, photos, seeds, epochs)
     with show.WorkBar(show.OUT) as bar:
@@ -144,8 +144,8 @@ def compress(
     """
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
-    from .bench.compress import make, plan, report
-    from .bench.compress_studies import STUDIES
+    from .bench.compress.run import make, plan, report
+    from .bench.compress.studies import STUDIES
 
     given = {"fashion": fashion, "cifar": cifar, "clothes": clothes}
     chosen, jobs = plan(study, {name: path for name, path in given.items() if path is not None}, folder)
@@ -177,9 +177,9 @@ def lottery(
     """
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
-    from .bench.lottery import EPOCHS, Setup
-    from .bench.lottery import run as measure
-    from .bench.lottery_picture import draw
+    from .bench.lottery.picture import draw
+    from .bench.lottery.run import EPOCHS, Setup
+    from .bench.lottery.run import run as measure
     from .bench.report import write_json
 
     setup = Setup(data, folder, seeds, EPOCHS if epochs is None else epochs)
@@ -216,10 +216,10 @@ def contention(
     """Deadlines under other people's load, against fixed and switched networks; nothing else should run meanwhile."""
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
-    from .bench.contention import Asked, Files
-    from .bench.contention import run as measure
-    from .bench.contention_contestants import Runtime
-    from .bench.contention_rounds import Effort
+    from .bench.contention.contestants import Runtime
+    from .bench.contention.rounds import Effort
+    from .bench.contention.run import Asked, Files
+    from .bench.contention.run import run as measure
 
     asked = Asked(bundle, data, tuple(split), tuple(controls), samples)
     effort = Effort(rounds, 20.0 if rounds is None and minutes is None else minutes)
@@ -248,8 +248,8 @@ def easy(
     """What easy inputs save by early exits and escalation: MACs, time, and whether promises and alarms hold."""
     import_module("matplotlib")  # whose absence would otherwise be found after all the work
 
-    from .bench.easy import Asked
-    from .bench.easy import run as measure
+    from .bench.easy.run import Asked
+    from .bench.easy.run import run as measure
 
     asked, name, out = Asked(bundle, data, tuple(split), tuple(test), samples), f"easy_{bundle.stem}", Path("out")
     table = json or _kept(f"{name}.json") or out / f"{name}.json"

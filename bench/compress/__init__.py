@@ -1,0 +1,1 @@
+"""The compression stack against its controls: `stretto bench compress`."""

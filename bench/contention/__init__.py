@@ -1,0 +1,1 @@
+"""Deadlines met under load, against what one would use instead: `stretto bench contention`."""

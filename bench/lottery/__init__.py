@@ -1,0 +1,1 @@
+"""Whether a pruned network's initial weights mattered: `stretto bench lottery`."""

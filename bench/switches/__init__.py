@@ -1,0 +1,1 @@
+"""What each switch of training does by itself: `stretto bench switches`."""

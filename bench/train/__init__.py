@@ -1,0 +1,1 @@
+"""A supernet against its widths trained alone: `stretto bench train`."""
