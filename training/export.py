@@ -35,6 +35,7 @@ from .supernet import Supernet
 # largest difference to the torch network, over its largest logit, that an export may have; 16-bit weights have a
 # relative error of 2^-11 each, so there only gross errors are found
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
+HALVED = "; 16 bits may be too few for this network's numbers: export it in float32, not coded"
 
 
 def export(
@@ -91,7 +92,7 @@ def export(
             parts = quantized(parts, calibration, reduce_range, tell)
             manifest = replace(manifest, fragments=parts.fragments)
         draft = Bundle(path, manifest, "", parts.graphs, parts.weights)
-        _compare(net, draft.only(["fp32"]), TOLERANCE[weights if coded is None else "float16"])
+        _compare(net, draft.only(["fp32"]), weights if coded is None else "float16")
         manifest = replace(manifest, points=measured(draft, held_out, calibration, tell))
     finally:
         net.train(was_training)
@@ -203,8 +204,10 @@ def _manifest(
     )
 
 
-def _compare(net: Supernet, draft: Bundle, tolerance: float) -> None:
-    """The compiled graphs answer what the torch network answers, leg by leg and each width in one span."""
+def _compare(net: Supernet, draft: Bundle, stored: str) -> None:
+    """The compiled graphs answer what the torch network answers, leg by leg and each width in one span; `stored`: in
+    what format the coarsest of the numbers are."""
+    tolerance = TOLERANCE[stored]
     x = _zeros(net, 3, draft.manifest.input.shape).normal_().cpu()
     legs, _ = point_logits(draft, arrays([(x, np.zeros(3))]))
     spans = _span_logits(draft, _numbers(x).astype(np.float32))
@@ -217,7 +220,7 @@ def _compare(net: Supernet, draft: Bundle, tolerance: float) -> None:
             if not error <= tolerance:  # nor where it isn't a number
                 raise ExportError(
                     f"{point}: the compiled graphs differ from the torch network by {error:.1e} of its largest logit, "
-                    f"at most {tolerance:.0e} is expected"
+                    f"at most {tolerance:.0e} is expected{HALVED if stored == 'float16' else ''}"
                 )
 
 

@@ -89,12 +89,12 @@ def small_options(**changes: Any) -> FitOptions:
 def supernets(data: str, folder: Path) -> list[Job]:
     """CIFAR supernets of 16 and of 64 channels, and their coded bundles."""
     jobs = []
-    for name, task, options in (
-        ("cifar16", small_task(data), small_options()),
-        ("cifar64", CIFAR.on(data), CIFAR.options),
+    for name, recipe, task, options in (
+        ("cifar16", "cifar16", small_task(data), small_options()),
+        ("cifar64", "cifar", CIFAR.on(data), CIFAR.options),
     ):
         jobs.append(Job(name, Training(task, options), data, folder))
-        jobs.append(_coded(f"{name}-coded", Compression(name, "cifar"), data, folder))
+        jobs.append(_coded(f"{name}-coded", Compression(name, recipe), data, folder))
     return jobs
 
 

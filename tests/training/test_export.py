@@ -311,6 +311,20 @@ def test_graphs_that_answer_something_else_are_refused_leg_or_span(first, tmp_pa
         export(net, [(torch.zeros(1, 1, 8, 8), torch.zeros(1))], tmp_path / "a.stretto", input=InputSpec((1, 8, 8)))
 
 
+@pytest.mark.parametrize("how", [{"weights": "float16"}, {"coded": {}}])
+def test_a_network_that_16_bits_are_too_few_for_is_refused_and_told_the_way_out(how, tmp_path):
+    """Its logits are small differences of large numbers."""
+    plain = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    with torch.no_grad():
+        plain[0].bias.copy_(1000 + torch.rand(16))
+        plain[2].weight.copy_(torch.tensor([1.0, -1.0]).repeat(3, 8))
+    net = make_supernet(plain, torch.zeros(1, 8), widths=(1.0,), exits=1)
+    data = [(torch.zeros(1, 8), torch.zeros(1))]
+    with pytest.raises(ExportError, match="export it in float32, not coded"):
+        export(net, data, tmp_path / "a.stretto", input=InputSpec((8,)), **how)
+    export(net, data, tmp_path / "a.stretto", input=InputSpec((8,)))
+
+
 class NoForm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.i0e(x)
