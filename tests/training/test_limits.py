@@ -24,6 +24,8 @@ from stretto.training.limits import (
 from .small import small_loader, small_net
 
 NAME = "conv2.weight"
+# the number format told: that of a trial would depend on the machine's speed at the moment
+QUICK = {"epochs": 3, "lr": 0.05, "autocast": False, "channels_last": False}
 KINDS = ["clusters", "whole", "fixed", "signs", "halves"]
 
 
@@ -127,10 +129,10 @@ def test_resumed_training_under_limits_equals_an_uncut_one(tmp_path: Path) -> No
                 raise Cut
 
         try:
-            fit(net, small_loader(), epochs=3, lr=0.05, checkpoint=path, limits=limits, on_progress=cut)
+            fit(net, small_loader(), **QUICK, checkpoint=path, limits=limits, on_progress=cut)
         except Cut:
             net = small_net(seed=5)
-            fit(net, small_loader(), epochs=3, lr=0.05, checkpoint=path, limits=limits)
+            fit(net, small_loader(), **QUICK, checkpoint=path, limits=limits)
         return net.shared.get_parameter(NAME).detach()
 
     assert torch.equal(trained(None), trained(1))
