@@ -7,12 +7,12 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..runtime.errors import StrettoError
 from .report import machine, write_json
@@ -56,6 +56,21 @@ class JobFiles:
     def log(self) -> Path:
         """What the job's process wrote on its standard output and error."""
         return self.folder / f"{self.name}.log"
+
+
+class Unfinished(Protocol):
+    """What may have a result already."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+
+    def result(self) -> Record | None:
+        """What came of it; None where it isn't over."""
 
 
 def plain_settings(task: "TrainTask", options: "FitOptions") -> tuple[Record, Record]:
@@ -133,6 +148,38 @@ def do_all(queues: Sequence[deque[Item]], work: Work, on_message: Callable[[Item
         finally:
             for worker in crew.values():
                 worker.end()
+
+
+def do_missing(
+    items: Sequence[Unfinished],
+    work: Work,
+    workers: int,
+    sizes: Mapping[str, float],
+    told: tuple[str, str],
+    tell: Callable[[str, int, int], None],
+) -> None:
+    """Does what has no result yet, in that order, `workers` at a time, as `do_all` does; `work` sends the share done.
+
+    `sizes`: how much each item is, by name; `told`: what items are called, and what sizes count, of both of which
+    `tell` is told how much is done.
+
+    Raises:
+        JobError: an item failed, or there is a result by other settings, before anything is started.
+        ValueError: no workers.
+    """
+    if workers < 1:
+        raise ValueError(f"workers {workers}: must be 1 or more")
+    todo = deque(item for item in items if item.result() is None)
+    shares, whole = {item.name: 0.0 for item in todo}, sum(sizes[item.name] for item in todo)
+
+    def on_share(item: Unfinished, share: float) -> None:
+        shares[item.name] = share
+        tell(told[0], sum(share == 1 for share in shares.values()), len(shares))
+        tell(told[1], round(sum(share * sizes[name] for name, share in shares.items())), round(whole))
+
+    for item in todo:
+        item.folder.mkdir(parents=True, exist_ok=True)
+    do_all([todo] * min(workers, len(todo)), work, on_share)
 
 
 class _Worker:

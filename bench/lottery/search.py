@@ -5,7 +5,6 @@ Every training keeps a checkpoint until the search is over, so that one that was
 
 import math
 import shutil
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,7 +20,7 @@ from ...training.fit import FitOptions, Progress, fit
 from ...training.limits import Limits
 from ...training.supernet import Supernet
 from ...training.task import EVALUATION_BATCH, TrainTask, batches, begin, point_accuracies, training_batches
-from ..jobs import Record, check_settings, do_all, plain_settings, read_record, write_record
+from ..jobs import Record, check_settings, do_missing, plain_settings, read_record, write_record
 from .shapes import KINDS, NEURON_IMPORTANCE, Shape, next_shape, share_left
 from .variants import TICKET, VARIANTS, Origin, Variant
 
@@ -163,27 +162,9 @@ class _Searching:
 
 
 def search_all(searches: Sequence[Search], workers: int, tell: Tell) -> None:
-    """Does what has no result yet, in that order, `workers` at a time, as `do_all` does.
-
-    `tell`: of "searches" how many are over, of the "epochs" of all how many are done.
-
-    Raises:
-        JobError: a search failed, or there is a result by other settings, before anything is started.
-        ValueError: no workers.
-    """
-    if workers < 1:
-        raise ValueError(f"workers {workers}: must be 1 or more")
-    todo = deque(search for search in searches if search.result() is None)
-    epochs, shares = {search.name: search.epochs for search in todo}, {search.name: 0.0 for search in todo}
-
-    def told(search: Search, share: float) -> None:
-        shares[search.name] = share
-        tell("searches", sum(share == 1 for share in shares.values()), len(shares))
-        tell("epochs", round(sum(shares[name] * epochs[name] for name in shares)), sum(epochs.values()))
-
-    for search in todo:
-        search.folder.mkdir(parents=True, exist_ok=True)
-    do_all([todo] * min(workers, len(todo)), _search, told)
+    """Does what has no result yet, as `do_missing` does; `tell`: of "searches" and of the "epochs" of all."""
+    epochs = {search.name: search.epochs for search in searches}
+    do_missing(searches, _search, workers, epochs, ("searches", "epochs"), tell)
 
 
 def _search(search: Search, send: Callable[[Any], None]) -> None:

@@ -1,6 +1,5 @@
 """Short trainings, each on one thread, a few processes side by side."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +9,16 @@ from typing import Any
 from ...training.data import Data, load_data
 from ...training.fit import FitOptions, Progress
 from ...training.task import TrainTask, run_training
-from ..jobs import JobFiles, Record, check_settings, do_all, plain_settings, read_record, remove_leftovers, write_record
+from ..jobs import (
+    JobFiles,
+    Record,
+    check_settings,
+    do_missing,
+    plain_settings,
+    read_record,
+    remove_leftovers,
+    write_record,
+)
 
 Tell = Callable[[str, int, int], None]
 
@@ -55,28 +63,9 @@ class Run(JobFiles):
 
 
 def run_all(runs: Sequence[Run], workers: int, tell: Tell) -> None:
-    """Trains what has no result yet, in that order, `workers` at a time, as `do_all` does.
-
-    `tell`: of "runs" how many are trained, of the "expected s" of all how many are done.
-
-    Raises:
-        JobError: a training failed, or there is a result by other settings, before anything is started.
-        ValueError: no workers.
-    """
-    if workers < 1:
-        raise ValueError(f"workers {workers}: must be 1 or more")
-    todo = deque(run for run in runs if run.result() is None)
-    expected_s, shares = {run.name: run.expected_s for run in todo}, {run.name: 0.0 for run in todo}
-
-    def told(run: Run, share: float) -> None:
-        shares[run.name] = share
-        tell("runs", sum(share == 1 for share in shares.values()), len(shares))
-        done_s = sum(shares[name] * expected_s[name] for name in shares)
-        tell("expected s", round(done_s), round(sum(expected_s.values())))
-
-    for run in todo:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    do_all([todo] * min(workers, len(todo)), _train, told)
+    """Trains what has no result yet, as `do_missing` does; `tell`: of "runs" and of the "expected s" of all."""
+    expected_s = {run.name: run.expected_s for run in runs}
+    do_missing(runs, _train, workers, expected_s, ("runs", "expected s"), tell)
 
 
 def _train(run: Run, send: Callable[[Any], None]) -> None:
