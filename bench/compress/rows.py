@@ -193,18 +193,8 @@ def bits_rows(made: All, tell: Tell) -> list[Row]:
         control = {"fp32": whole.accuracy(), "itself, in fp32": one.accuracy()}
         rows.append(Row(figure, network, points, "points", goal, None, within, control))
     points, within = lost([whole.final()], [binary.final()])
-    rows.append(
-        Row(
-            "accuracy that binary weights lose",
-            network,
-            points,
-            "points",
-            2.0,
-            None,
-            within,
-            {"fp32": whole.accuracy(), "binary": binary.accuracy(), LONGER: made["plain-longer"].accuracy()},
-        )
-    )
+    control = {"fp32": whole.accuracy(), "binary": binary.accuracy(), LONGER: made["plain-longer"].accuracy()}
+    rows.append(Row("accuracy that binary weights lose", network, points, "points", 2.0, None, within, control))
     names = [f"{layer}.weight" for layer in binary.report["passes"][0]["found"]["layers"]]
     weights = {name: binary.bundle.weights[name] for name in names}
     scales = {name: scale for name, scale in (binary.bundle.coding or {}).items() if name in weights}

@@ -102,7 +102,7 @@ class Workshop:
             recalibrate_bn(subject.net, (x for x, _ in loader), options.recalibrate)
             subject.net.eval()
             return subject
-        if tuning.teachers:
+        if tuning.teachers and tuning.distillation:  # nobody is asked what nothing is learnt from
             loader = self._taught(loader, options, subject)
         fit(
             subject.net, loader, options, checkpoint=self.folder / f"{self.name}-tune-{self.turn}.pt",
