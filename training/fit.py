@@ -106,6 +106,7 @@ class _Run:
         self.batches = _length(loader)
         self.epoch, self.done = 0, False
         self.history: list[dict[str, float]] = []
+        self.home = next((p.device for p in net.parameters()), torch.device("cpu"))
         self.device = torch.device(_device(options.device))
         self.net.to(self.device)
         content = load_checkpoint(self.path) if self.path is not None and self.path.exists() else None
@@ -141,7 +142,7 @@ class _Run:
         self._save()
 
     def finish(self) -> None:
-        """Settle the batch norms, once."""
+        """Settle the batch norms, once, and give the network back to the device that it came from."""
         if not self.done:
             self._begin(self.options.epochs)
             settle(self.net, self.limits)
@@ -149,7 +150,7 @@ class _Run:
             recalibrate_bn(self.net, (batch[0] for batch in inputs), self.options.recalibrate)
             self.done = True
             self._save()
-        self.net.eval()
+        self.net.eval().to(self.home)
 
     def _begin(self, epoch: int) -> random.Random:
         """Make all that is random depend on seed and epoch alone; returns what draws the widths."""

@@ -157,7 +157,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_message: Callable[[Job, Any],
 
     Raises:
         JobError: a job failed, or the folder has one by other settings.
+        ValueError: no workers, or a job needs one that isn't there.
     """
+    if workers < 1:
+        raise ValueError(f"workers {workers}: must be 1 or more")
     for wave in waves(jobs):
         queue = deque(job for job in wave if not job.done())
         for job in queue:
@@ -216,7 +219,8 @@ def _make(job: Job, send: Send) -> Record:
     if job.checkpoint.exists() and kept is not None:  # cut off while it was exported
         check_settings(passes, job.settings(), kept["settings"])
         return {"passes": kept["passes"]}
-    job.checkpoint.unlink(missing_ok=True)
+    if not job.checkpoint.with_name(f"{job.checkpoint.name}.work").exists():  # of which it may be the result
+        job.checkpoint.unlink(missing_ok=True)
     stages = make_recipe(work.content(), work.recipe, job.folder)
     source = job.folder / f"{work.source}.pt"
     found = compress(

@@ -11,7 +11,7 @@ SERIES = {  # of the LeNets: what jobs' names begin with, colour, and the name i
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """The LeNets' curves, and every supernet's widths before and after."""
+    """The LeNets' curves, and every supernet's widths before and after; nothing where there are neither."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -21,8 +21,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
     nets = [name for name in ("lenet300", "lenet5") if f"{name}-0" in jobs]
     supernets = [name for name in ("cifar16", "cifar64", "clothes") if f"{name}-coded" in jobs]
     panels = len(nets) + bool(supernets)
-    figure, axes = pyplot.subplots(1, max(1, panels), figsize=(5.2 * max(1, panels), 4.6), constrained_layout=True)
-    places = list(axes.flat) if panels > 1 else [axes]
+    if not panels:
+        return
+    figure, axes = pyplot.subplots(1, panels, figsize=(5.2 * panels, 4.6), constrained_layout=True, squeeze=False)
+    places = list(axes.flat)
     for place, name in zip(places, nets, strict=False):
         _lenet(place, name, jobs)
     if supernets:

@@ -10,7 +10,7 @@ from stretto.runtime.coded import encode
 from stretto.training.checkpoint import load_checkpoint
 from stretto.training.compress.cluster import cluster_codes
 from stretto.training.fit import fit
-from stretto.training.grids import Clusters, Grid, Halves, Signs, Whole, grid_from_plain, grid_to_plain
+from stretto.training.grids import Clusters, Grid, Halves, Signs, Whole, grid_from_plain, grid_to_plain, short
 from stretto.training.limits import (
     Limit,
     imposed,
@@ -56,6 +56,12 @@ def test_nearest_values_of_nearest_values_are_themselves(kind: str, seed: int, m
     assert kept is None or not once[~kept].any()
     scale = limit.grid.row_scale(once) if limit.grid is not None else None
     encode({"w": once.numpy()}, {} if scale is None else {"w": scale.numpy()})  # refuses what isn't whole numbers of it
+
+
+def test_a_large_cluster_of_equal_values_keeps_its_value() -> None:
+    """Of a value with few digits the mean is itself, also of a million, whose sum has more than 32 bits."""
+    values = short(torch.full((1000, 1000), 0.1))
+    assert torch.equal(Clusters(torch.ones_like(values, dtype=torch.uint8)).nearest(values, None), values)
 
 
 @pytest.mark.parametrize("kind", ["whole", "fixed", "signs"])

@@ -26,9 +26,15 @@ class FakeActivations(TorchFunctionMode):
     ) -> Any:
         if function in READERS:
             args = (rounded(args[0]), *args[1:])
-        elif function in JOINS and all(isinstance(arg, Tensor) and arg.dim() > 1 for arg in args[:2]):
+        elif function in JOINS and _activations(*args[:2]):
             args = (*map(rounded, args[:2]), *args[2:])
         return function(*args, **(kwargs or {}))
+
+
+def _activations(a: Any, b: Any) -> bool:
+    """Whether both are of the same batch; a bias or another constant isn't, which int8 graphs add unrounded."""
+    both = isinstance(a, Tensor) and isinstance(b, Tensor)
+    return both and a.dim() == b.dim() > 1 and a.shape[0] == b.shape[0]
 
 
 def rounded(x: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Layers as products of two thinner ones."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..supernet import Supernet
+from ..supernet.cuts import macs
 from ..supernet.edit import with_layers_split
 from .edits import low_rank_edit
 from .factors import low_rank_pair, pair_macs, singular_values
@@ -113,10 +113,10 @@ class _Cost:
 
     @classmethod
     def of(cls, net: Supernet, name: str, layer: nn.Module) -> "_Cost":
-        shapes = net.plan.traced.shapes
-        shape = next(shapes[n.name] for n in net.plan.traced.graph.nodes if n.op == "call_module" and n.target == name)
-        places = math.prod(shape[2:]) if isinstance(layer, nn.Conv2d) else 1
-        return cls(places * weights_in(layer), places * pair_macs(layer, 1))
+        traced = net.plan.traced
+        node = next(n for n in traced.graph.nodes if n.op == "call_module" and n.target == name)
+        whole = macs(traced)[node.name]
+        return cls(whole, whole // weights_in(layer) * pair_macs(layer, 1))
 
     def pair(self, rank: int) -> int:
         return rank * self.per_rank

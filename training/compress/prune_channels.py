@@ -34,7 +34,8 @@ class PruneChannels:
         importance over the MACs that it takes.
     steps: how often to remove and fine-tune, each time for `epochs`.
     importance: a key of `OF_CHANNELS`, evaluated on `samples` training images.
-    multiple: channels of a group go by so many, since graphs compute them in blocks; `least`: so many stay.
+    multiple: channels of a group go by so many, since graphs compute them in blocks; of a `share` the last ones by
+        fewer. least: so many of a group stay.
     """
 
     share: float = 0.0

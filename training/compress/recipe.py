@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from ..option_types import check_types
 from .subject import Subject
-from .tuning import TUNING_NAMES, Tuning, Workshop, make_tuning
+from .tuning import BEFORE, TUNING_NAMES, Tuning, Workshop, make_tuning
 
 # name → where it is, so that listing them imports nothing
 PASSES = {
@@ -39,7 +39,7 @@ class RecipeError(ValueError):
 
 
 class Pass(Protocol):
-    """One way to make a network smaller; a frozen dataclass of its options, each with a default that changes nothing.
+    """One way to make a network smaller; a frozen dataclass of its options, whose defaults leave its weights alone.
 
     Every width and exit survives it.
     """
@@ -61,7 +61,7 @@ class Stage:
 def read_recipe(path: str | Path) -> tuple[Stage, ...]:
     """A recipe file's passes, in order.
 
-    Teachers' paths are taken from the recipe's own folder where they aren't found from the current one.
+    Teachers are looked for beside the recipe first, then in the current folder.
 
     Raises:
         RecipeError: it isn't there, isn't TOML, or says something unknown or not allowed; an unknown name comes with
@@ -113,7 +113,7 @@ def _kind(name: str) -> Any:
 
 def _found(teacher: str, folder: Path) -> str:
     beside = folder / teacher
-    return str(beside) if not Path(teacher).exists() and beside.exists() else teacher
+    return str(beside) if teacher != BEFORE and beside.exists() else teacher
 
 
 def _check_names(found: Iterable[str], allowed: Iterable[str], what: str) -> None:

@@ -54,14 +54,15 @@ def compress(
         ValueError: a pass can't be done on this network; names the pass.
     """
     out, tell = Path(out), tell or (lambda what, done, total: None)
-    if out.exists():
-        raise CheckpointError(f"{out}: is there already; give another --out, or move it away")
     if not out.parent.is_dir():
         raise CheckpointError(f"{out}: there is no folder {out.parent}; make it first")
     work = _Work(out.with_name(f"{out.name}.work"), Path(checkpoint), stages, data_path)
+    there = out.exists()
+    if there and not work.cleared_of(len(stages)):
+        raise CheckpointError(f"{out}: is there already; give another --out, or move it away")
     _check_teachers(stages)
     reports = work.begin()
-    subject = open_subject(work.latest(len(reports)), data_path, data, tell)
+    subject = open_subject(out if there else work.latest(len(reports)), data_path, data, tell)
     for number in range(len(reports), len(stages)):
         stage = stages[number]
         tell(f"pass {number + 1}, {stage.name}", number, len(stages))
@@ -71,7 +72,9 @@ def compress(
         subject, report = _run(stage, subject, shop, start)
         reports.append(report)
         work.keep(number + 1, subject, reports)
-    work.finish(len(stages), out)
+    if not there:
+        work.latest(len(stages)).replace(out)
+    work.remove()
     return {"checkpoint": str(checkpoint), "data": subject.data.name, "passes": reports}
 
 
@@ -90,7 +93,7 @@ def _run(stage: Stage, subject: Subject, shop: Workshop, before: Report) -> tupl
         subject, found = stage.work.run(subject, shop)
     except ValueError as error:
         raise ValueError(f"pass {shop.name} ({stage.name}): {error}") from error
-    subject.net.eval()
+    subject.net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as a resumed run has it
     with torch.no_grad():
         after = measured(subject)
     said = {key: value for key, value in stage.said.items() if key != "name"}
@@ -112,7 +115,8 @@ class _Work:
     def __init__(self, folder: Path, source: Path, stages: Sequence[Stage], data_path: str) -> None:
         self.folder, self.source = folder, source
         self._of = {
-            "source": hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else str(source),
+            "source": _hash(source),
+            "teachers": {name: _hash(Path(name)) for stage in stages for name in stage.tuning.teachers},
             "data": Path(data_path).name,
             "passes": json.loads(json.dumps([stage.said for stage in stages])),
         }
@@ -148,10 +152,19 @@ class _Work:
         for left in self.folder.glob(f"{done}-*"):
             left.unlink()
 
-    def finish(self, done: int, out: Path) -> None:
-        self.latest(done).replace(out)
+    def cleared_of(self, done: int) -> bool:
+        """Whether so many passes are done and their result was taken out, but the folder was left behind."""
+        place = self.folder / REPORTS
+        return place.exists() and not self.latest(done).exists() and len(self.begin()) == done
+
+    def remove(self) -> None:
         shutil.rmtree(self.folder)
 
     def _write(self, reports: list[Report]) -> None:
         with replacing(self.folder / REPORTS) as temporary:
             temporary.write_text(json.dumps({"of": self._of, "passes": reports}, indent=1))
+
+
+def _hash(file: Path) -> str:
+    """Of its content; its name where it is no file, such as the teacher "before"."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(file)

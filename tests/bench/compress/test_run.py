@@ -18,6 +18,7 @@ from stretto.bench.compress.jobs import (
     run_jobs,
     waves,
 )
+from stretto.bench.compress.picture import draw
 from stretto.bench.compress.rows import lost, over_seeds, separate_bytes
 from stretto.bench.compress.run import plan, report
 from stretto.bench.compress.studies import STUDIES, jobs_of
@@ -86,6 +87,8 @@ def test_a_training_its_compression_and_its_shape_from_scratch(tmp_path: Path, m
     files = separate_bytes(net)
     assert files[0.5] < files[1.0] < net.size
     run_jobs(jobs, 1, lambda job, message: pytest.fail("nothing is left to do"))
+    with pytest.raises(ValueError, match="workers 0: must be 1 or more"):
+        run_jobs(jobs, 0, lambda job, message: None)
 
 
 def test_losses_have_an_interval_over_samples_or_seeds() -> None:
@@ -108,3 +111,9 @@ def test_every_row_of_every_study_and_the_picture(tmp_path: Path, monkeypatch: p
     figures = {(row["figure"], row["network"]) for row in result["rows"]}
     assert len(figures) >= 25
     assert (tmp_path / "c.png").stat().st_size > 10_000
+
+
+def test_a_study_without_a_curve_leaves_the_picture_alone(tmp_path: Path) -> None:
+    (tmp_path / "c.png").write_text("of another run")
+    draw({"jobs": [{"name": "plain"}]}, tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_text() == "of another run"

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from stretto.training.compress.factors import low_rank_pair, pair_macs, separable_pair, singular_values
+from stretto.training.compress.low_rank import _Cost
+from stretto.training.supernet import make_supernet
 from torch import nn
 
 from .trained import run, subject
@@ -85,3 +87,22 @@ def test_an_energy_of_one_keeps_every_component_and_a_layer_that_gains_nothing_s
 def test_unknown_layers_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"layer 'conv9' isn't there; there are conv1"):
         run(tmp_path, {"name": "separable", "enabled": True, "layers": ["conv9"]})
+
+
+def test_a_linear_layer_costs_its_weights_at_every_place_that_it_is_run_at() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), Everywhere(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    net = make_supernet(model, torch.zeros(1, 3, 10, 10), (1.0,), 1)
+    cost = _Cost.of(net, "1.deep", net.shared.get_submodule("1.deep"))
+    assert cost.whole == 8 * 8 * 16 * 32
+    assert cost.pair(5) == 8 * 8 * 5 * (16 + 32)
+
+
+class Everywhere(nn.Module):
+    """Linear layers with channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep, self.slim = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.slim(self.deep(x.permute(0, 2, 3, 1)).relu()).permute(0, 3, 1, 2)

@@ -70,3 +70,15 @@ def test_teachers_are_found_beside_the_recipe(tmp_path: Path) -> None:
         {"pass": [{"name": "distill", "teachers": ["teacher.pt", "before"], "epochs": 1}]}, "r", tmp_path
     )
     assert stage.tuning.teachers == (str(tmp_path / "teacher.pt"), "before")
+
+
+def test_a_teacher_beside_the_recipe_goes_before_one_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    for folder in (tmp_path, tmp_path / "recipes"):
+        (folder / "teacher.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    said = {"pass": [{"name": "distill", "teachers": ["teacher.pt"], "epochs": 1}]}
+    (stage,) = make_recipe(said, "r", tmp_path / "recipes")
+    assert stage.tuning.teachers == (str(tmp_path / "recipes" / "teacher.pt"),)

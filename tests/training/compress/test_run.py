@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from stretto.training.checkpoint import CheckpointError, load_checkpoint
+from stretto.training.compress.recipe import Stage
 from stretto.training.compress.run import compress
+from stretto.training.compress.subject import Subject
+from stretto.training.compress.tuning import Tuning, Workshop
 from stretto.training.fit import Progress
 
 from .trained import digits, recipe, run, trained
@@ -85,3 +88,53 @@ def test_a_checkpoint_whose_training_is_not_over_is_refused(tmp_path: Path) -> N
     torch.save(content, tmp_path / "half.pt")
     with pytest.raises(CheckpointError, match="training isn't over"):
         compress(tmp_path / "half.pt", recipe(PASSES[0]), "digits", tmp_path / "small.pt", data=digits())
+
+
+def test_a_run_that_is_cut_off_after_its_result_is_in_place_keeps_it(tmp_path: Path) -> None:
+    out, stages = tmp_path / "small.pt", recipe({"name": "cluster", "clusters": 7, "epochs": 1})
+
+    def cut(folder: Path) -> None:
+        raise Cut
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stretto.training.compress.run.shutil.rmtree", cut)
+        with pytest.raises(Cut):
+            compress(trained(), stages, "digits", out, cache=tmp_path, data=digits())
+    made = out.read_bytes()
+    report = compress(trained(), stages, "digits", out, cache=tmp_path, data=digits())
+    assert [each["name"] for each in report["passes"]] == ["cluster"]
+    assert out.read_bytes() == made
+    assert not out.with_name("small.pt.work").exists()
+    with pytest.raises(CheckpointError, match="is there already"):
+        compress(trained(), stages, "digits", out, cache=tmp_path, data=digits())
+
+
+def test_a_teacher_that_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    teacher, out = tmp_path / "teacher.pt", tmp_path / "small.pt"
+    teacher.write_bytes(trained().read_bytes())
+    stages = recipe({"name": "distill", "teachers": [str(teacher)], "epochs": 1})
+
+    def cut(progress: Progress) -> None:
+        raise Cut
+
+    with pytest.raises(Cut):
+        compress(trained(), stages, "digits", out, cache=tmp_path, data=digits(), on_progress=cut)
+    torch.save(load_checkpoint(teacher) | {"epoch": 99}, teacher)
+    with pytest.raises(CheckpointError, match="begun with another teachers"):
+        compress(trained(), stages, "digits", out, cache=tmp_path, data=digits())
+
+
+def test_a_pass_gets_the_network_as_a_resumed_run_would_have_it(tmp_path: Path) -> None:
+    """Channels last, sums of float32 differ in their last digits, by which importances may."""
+    seen = []
+
+    class Look:
+        def run(self, subject: Subject, shop: Workshop) -> tuple[Subject, dict]:
+            seen.extend(value.is_contiguous() for value in subject.net.parameters())
+            return subject, {}
+
+    stages = recipe({"name": "cluster", "clusters": 7, "epochs": 1}, channels_last=True)
+    stages = (*stages, Stage("look", {"name": "look"}, Look(), Tuning()))
+    compress(trained(), stages, "digits", tmp_path / "small.pt", cache=tmp_path, data=digits())
+    assert seen
+    assert all(seen)
