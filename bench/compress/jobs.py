@@ -30,6 +30,10 @@ class Training:
 
     needs = ()
 
+    @property
+    def epochs(self) -> int:
+        return self.options.epochs
+
     def settings(self) -> Record:
         task, options = plain_settings(self.task, self.options)
         return {"task": task, "options": options}
@@ -62,6 +66,13 @@ class Compression:
         kept = [stage for n, stage in enumerate(passes, start=1) if not self.only or n in self.only]
         return {"tune": said.get("tune", {}) | dict(self.changes.get(0, {})), "pass": kept}
 
+    @property
+    def epochs(self) -> int:
+        """Of all its fine-tuning."""
+        said = self.content()
+        stages = [said["tune"] | stage for stage in said["pass"]]
+        return sum(stage.get("epochs", 0) * stage.get("steps", 1) for stage in stages)
+
     def settings(self) -> Record:
         return {"source": self.source, "recipe": self.content()}
 
@@ -77,6 +88,10 @@ class Scratch:
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.shape,)
+
+    @property
+    def epochs(self) -> int:
+        return self.options.epochs
 
     def settings(self) -> Record:
         return {"shape": self.shape, "options": json.loads(json.dumps(asdict(self.options)))}

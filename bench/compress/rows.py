@@ -29,6 +29,7 @@ SEEDS_NOTE = "mean of {count} seeds, least and largest in brackets"
 TAUGHT_NOTE = "; seeds are of the training from there on, which begins at one checkpoint"
 DECODING_MBS = 100.0
 LONGER = "fp32, trained on as long"
+TUNED_NOTE = "fine-tuned for {more} epochs after the fp32 network's {before}, which may gain what compression takes"
 
 
 def lost(before: Sequence[Hits], after: Sequence[Hits]) -> tuple[float, dict[str, float]]:
@@ -46,6 +47,11 @@ def over_seeds(values: Sequence[float]) -> tuple[float, dict[str, float]]:
     return float(np.mean(values)), found
 
 
+def tuned_note(before: Made, after: Made) -> str:
+    """How much longer the compressed one was trained."""
+    return TUNED_NOTE.format(more=after.job.work.epochs, before=before.job.work.epochs)
+
+
 def lenets_rows(made: All, tell: Tell) -> list[Row]:
     """Sizes and losses over the seeds; the stack against its parts."""
     rows = []
@@ -57,6 +63,7 @@ def lenets_rows(made: All, tell: Tell) -> list[Row]:
         rows.append(Row("fp32 file over coded bundle", title, ratio, "×", None, goal, within, sizes, note))
         points, within = lost([d.final() for d in dense], [c.final() for c in coded])
         accuracies = {"fp32": [d.accuracy() for d in dense], "coded": [c.accuracy() for c in coded]}
+        note = f"{note}; {tuned_note(dense[0], coded[0])}"
         rows.append(Row("accuracy that loses", title, points, "points", 0.5, None, within, accuracies, note))
     return [*rows, *_stack_rows(made), *_decoding_rows(made)]
 
@@ -118,9 +125,8 @@ def supernets_rows(made: All, tell: Tell) -> list[Row]:
         for width in sorted(dense.bundle.manifest.widths, reverse=True):
             points, within = lost([dense.final(width)], [coded.final(width)])
             accuracies = {"fp32": dense.accuracy(width), "coded": coded.accuracy(width)}
-            rows.append(
-                Row(f"accuracy that loses, width {width:g}", name, points, "points", most, None, within, accuracies)
-            )
+            rows.append(Row(f"accuracy that loses, width {width:g}", name, points, "points", most, None, within,
+                            accuracies, tuned_note(dense, coded)))  # fmt: skip
     return [*rows, *_decoding_rows(made)]
 
 
@@ -150,7 +156,7 @@ def channels_rows(made: All, tell: Tell) -> list[Row]:
     rows = [
         Row("MACs left by channel pruning", network, macs, "×", 0.5),
         Row("accuracy that channel pruning loses", network, points, "points", 1.0, None, within,
-            {"whole": whole.accuracy(), "pruned": pruned.accuracy()}),
+            {"whole": whole.accuracy(), "pruned": pruned.accuracy()}, tuned_note(whole, pruned)),
     ]  # fmt: skip
     times = _times({"whole": whole, "again": whole, "pruned": pruned, "supernet": supernet}, tell)
     ratios = block_ratios(times["pruned", 1.0], times["whole", 1.0])
@@ -191,10 +197,12 @@ def bits_rows(made: All, tell: Tell) -> list[Row]:
     ):
         points, within = lost([whole.final()], [one.final(precision="int8")])
         control = {"fp32": whole.accuracy(), "itself, in fp32": one.accuracy()}
-        rows.append(Row(figure, network, points, "points", goal, None, within, control))
+        note = "" if one is whole else tuned_note(whole, one)
+        rows.append(Row(figure, network, points, "points", goal, None, within, control, note))
     points, within = lost([whole.final()], [binary.final()])
     control = {"fp32": whole.accuracy(), "binary": binary.accuracy(), LONGER: made["plain-longer"].accuracy()}
-    rows.append(Row("accuracy that binary weights lose", network, points, "points", 2.0, None, within, control))
+    rows.append(Row("accuracy that binary weights lose", network, points, "points", 2.0, None, within, control,
+                    tuned_note(whole, binary)))  # fmt: skip
     names = [f"{layer}.weight" for layer in binary.report["passes"][0]["found"]["layers"]]
     weights = {name: binary.bundle.weights[name] for name in names}
     scales = {name: scale for name, scale in (binary.bundle.coding or {}).items() if name in weights}
@@ -219,11 +227,12 @@ def factors_rows(made: All, tell: Tell) -> list[Row]:
     return [
         Row("MACs left in low-rank layers", network, found["macs_left"], "×", 0.5),
         Row("accuracy that low rank loses", network, points, "points", 0.5, None, within,
-            {"whole": whole.accuracy(), "low_rank": thin.accuracy(), LONGER: longer, "ranks": found["ranks"]}),
+            {"whole": whole.accuracy(), "low_rank": thin.accuracy(), LONGER: longer, "ranks": found["ranks"]},
+            tuned_note(whole, thin)),
         Row("separable layers' weights, off 1/N + 1/k² by", network, 100 * off, "%", 1.0),
         Row("MACs left by separable layers, whole network", network, _final(apart).macs / _final(whole).macs, "×"),
         Row("accuracy that separable layers lose", network, apart_points, "points", None, None, apart_within,
-            {"whole": whole.accuracy(), "separable": apart.accuracy(), LONGER: longer}),
+            {"whole": whole.accuracy(), "separable": apart.accuracy(), LONGER: longer}, tuned_note(whole, apart)),
     ]  # fmt: skip
 
 
