@@ -26,7 +26,9 @@ Tell = Callable[[str, int, int], None]
 Hits = NDArray[np.bool_]
 ROUNDS, CALLS = 40, 5
 SEEDS_NOTE = "mean of {count} seeds, least and largest in brackets"
-TAUGHT_NOTE = "; seeds are of the training from there on, which begins at one checkpoint"
+CONTROLS = {"inplace": "in-place distillation alone", "labels": "neither"}  # of distillation
+EARLY_NOTE = "all from one checkpoint, after one epoch from labels"
+LATE_NOTE = "all from one checkpoint, of the supernet trained by labels to its end"
 DECODING_MBS = 100.0
 LONGER = "fp32, trained on as long"
 TUNED_NOTE = "fine-tuned for {more} epochs after the fp32 network's {before}, which may gain what compression takes"
@@ -244,15 +246,15 @@ def _shapes(whole: Made, layers: Mapping[str, float]) -> list[tuple[int, int]]:
 
 def taught_rows(made: All, tell: Tell) -> list[Row]:
     """The narrowest width: learnt from larger networks, against in place alone, and against labels alone."""
-    rows, taught = [], _seeds(made, "cifar16-taught")
-    narrow = min(taught[0].bundle.manifest.widths)
-    note = SEEDS_NOTE.format(count=len(taught)) + TAUGHT_NOTE
-    for way, title, goal in (("inplace", "in-place distillation alone", 0.5), ("labels", "neither", 1.0)):
-        theirs = _seeds(made, f"cifar16-{way}")
-        points, within = lost([one.final(narrow) for one in taught], [one.final(narrow) for one in theirs])
-        control = {"taught": [one.accuracy(narrow) for one in taught], way: [one.accuracy(narrow) for one in theirs]}
-        rows.append(Row(f"narrowest width, distilled, over {title}", "ResNet-14, 16 channels", points, "points", None,
-                        goal, within, control, note))  # fmt: skip
+    rows, narrow = [], min(made["cifar16"].bundle.manifest.widths)
+    for ending, note, goals in (("", EARLY_NOTE, (0.5, 1.0)), ("-late", LATE_NOTE, (None, None))):
+        one, when = made[f"cifar16-taught{ending}"], ", of a trained network" if ending else ""
+        for (way, over), goal in zip(CONTROLS.items(), goals, strict=True):
+            other = made[f"cifar16-{way}{ending}"]
+            points, within = lost([one.final(narrow)], [other.final(narrow)])
+            control = {"taught": one.accuracy(narrow), way: other.accuracy(narrow)}
+            rows.append(Row(f"narrowest width, distilled, over {over}{when}", "ResNet-14, 16 channels", points,
+                            "points", None, goal, within, control, note))  # fmt: skip
     return rows
 
 

@@ -25,6 +25,12 @@ ALONE: dict[str, tuple[int, str, tuple[Any, ...]]] = {
     "prune": (1, "share", (0.5, 0.7, 0.8, 0.9, 0.95)),
     "cluster": (3, "clusters", (2, 3, 4, 7, 15)),
 }
+TEACHERS = ("plain", "plain-0.75")  # of the supernet of 16 channels
+WAYS: dict[str, dict[str, Any]] = {
+    "labels": {"teachers": ["before"], "distillation": 0.0},
+    "inplace": {"teachers": ["before"], "distillation": 0.0, "inplace_distillation": 0.5},
+    "taught": {},
+}
 CURVE = (0.8, 0.9, 0.96, 0.98)  # shares pruned of the whole recipe's curve, beside its own
 
 
@@ -148,17 +154,14 @@ def factors(data: str, folder: Path) -> list[Job]:
 
 
 def taught(data: str, folder: Path) -> list[Job]:
-    """The supernet of 16 channels trained on from labels, in place, and by two larger networks; three seeds."""
-    jobs = [plain(data, folder), plain(data, folder, 0.75), supernets(data, folder)[0]]
-    ways: dict[str, dict[str, Any]] = {
-        "labels": {"teachers": ["before"], "distillation": 0.0},
-        "inplace": {"teachers": ["before"], "distillation": 0.0, "inplace_distillation": 0.5},
-        "taught": {},
-    }
-    for seed in SEEDS:
-        for way, change in ways.items():
-            work = Compression("cifar16", "taught", {0: {"seed": seed}, 1: change}, teachers=("plain", "plain-0.75"))
-            jobs.append(Job(f"cifar16-{way}-{seed}", work, data, folder))
+    """The supernet of 16 channels, from its second epoch on and once it is trained: by labels, in place, and by two
+    larger networks."""
+    begun = Job("cifar16-begun", Training(small_task(data), small_options(epochs=1)), data, folder)
+    jobs = [plain(data, folder), plain(data, folder, 0.75), begun, supernets(data, folder)[0]]
+    for way, change in WAYS.items():
+        early = Compression("cifar16-begun", "taught", {0: {"seed": 0}, 1: change}, teachers=TEACHERS)
+        late = Compression("cifar16", "taught", {0: {"seed": 0}, 1: change | {"lr": 0.05}}, teachers=TEACHERS)
+        jobs += [Job(f"cifar16-{way}", early, data, folder), Job(f"cifar16-{way}-late", late, data, folder)]
     return jobs
 
 
