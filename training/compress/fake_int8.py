@@ -26,15 +26,15 @@ class FakeActivations(TorchFunctionMode):
     ) -> Any:
         if function in READERS:
             args = (rounded(args[0]), *args[1:])
-        elif function in JOINS and _activations(*args[:2]):
+        elif function in JOINS and _activations(args[:2]):
             args = (*map(rounded, args[:2]), *args[2:])
         return function(*args, **(kwargs or {}))
 
 
-def _activations(a: Any, b: Any) -> bool:
-    """Whether both are of the same batch; a bias or another constant isn't, which int8 graphs add unrounded."""
-    both = isinstance(a, Tensor) and isinstance(b, Tensor)
-    return both and a.dim() == b.dim() > 1 and a.shape[0] == b.shape[0]
+def _activations(summands: tuple[Any, ...]) -> bool:
+    """Whether two are of the same batch; a bias or another constant isn't, which int8 graphs add unrounded."""
+    kinds = {(arg.dim(), arg.shape[0]) if isinstance(arg, Tensor) and arg.dim() > 1 else None for arg in summands}
+    return len(summands) == 2 and len(kinds) == 1 and None not in kinds
 
 
 def rounded(x: Tensor) -> Tensor:

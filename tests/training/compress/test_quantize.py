@@ -102,8 +102,9 @@ def test_convolutions_and_sums_read_rounded_activations() -> None:
 def test_a_bias_that_is_added_by_itself_is_not_rounded_nor_what_it_is_added_to() -> None:
     x, bias = torch.randn(4, 3, 5, 5), torch.randn(3, 1, 1)
     with FakeActivations():
-        found = x + bias
+        found, named = x + bias, torch.add(x, other=bias)
     assert torch.equal(found, x + bias)
+    assert torch.equal(named, found)
 
 
 def test_what_is_rounded_is_the_network_and_not_its_optimizer() -> None:
