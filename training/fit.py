@@ -59,6 +59,7 @@ def fit(
 
     An entry has `epoch`, from 1; `loss`, summed over widths and exits; `accuracy` of the widest final exit on the
     training batches; and `seconds` of wall time, of the pass that finished: one that was cut off doesn't count.
+    In the end the network is on the device that it was on before.
 
     Args:
         loader: gives (x, y) batches, or (x, y, lesson) of what teachers say of them, each time it is iterated and has

@@ -116,7 +116,7 @@ class _Work:
         self.folder, self.source = folder, source
         self._of = {
             "source": _hash(source),
-            "teachers": {name: _hash(Path(name)) for stage in stages for name in stage.tuning.teachers},
+            "teachers": [_hash(Path(name)) for stage in stages for name in stage.tuning.teachers if name != BEFORE],
             "data": Path(data_path).name,
             "passes": json.loads(json.dumps([stage.said for stage in stages])),
         }
@@ -166,5 +166,5 @@ class _Work:
 
 
 def _hash(file: Path) -> str:
-    """Of its content; its name where it is no file, such as the teacher "before"."""
+    """Of its content; its name where it is no file."""
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(file)
