@@ -34,7 +34,8 @@ class Slowing:
 
     def finish_ms(self, idle_ms, ran_ms, load, legs=None):
         factor = self.factor * (1.5 if load.others else 1.0)
-        return self._said.setdefault((id(idle_ms), factor), idle_ms * factor)
+        key = id(idle_ms), factor  # an identity is another array's once its own is gone, so that is kept too
+        return self._said.setdefault(key, (idle_ms, idle_ms * factor))[1]
 
     def observe(self, ran):
         """Nothing to learn."""
