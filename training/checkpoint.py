@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..runtime.errors import StrettoError
+from ..runtime.files import replacing
 from .supernet import Supernet
 
 FORMAT = 2
@@ -39,15 +40,10 @@ def save_checkpoint(path: str | Path, net: Supernet, **state: Any) -> None:
     if not path.parent.is_dir():
         raise CheckpointError(f"{path}: there is no folder {path.parent}; make it first")
     content = {"format": FORMAT, "supernet": shape_of(net), "state": net.state_dict(), **state}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

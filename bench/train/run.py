@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ...runtime.files import replacing
 from ..job_bars import JobBars
 from ..jobs import JobError, Record
 from ..references import Reference
@@ -108,9 +109,8 @@ def copy_model(jobs: list[Job], path: Path) -> None:
             "network's weights be stored as float16, or make it smaller"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.copy")
-    shutil.copyfile(bundle, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        shutil.copyfile(bundle, temporary)
 
 
 def _described(reference: Reference, supernet: Record) -> dict[str, Any]:
