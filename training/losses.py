@@ -58,11 +58,17 @@ class LossOptions:
 PLAIN = LossOptions()
 
 
+# Which exits teachers teach. Those that only teach the widest leave the others to it, as in-place distillation does: it
+# is nearer to them (Mirzadeh et al., Improved Knowledge Distillation via Teacher Assistant, AAAI 2020).
+PUPILS = {"all": "every exit of every width", "widest": "the final exit of the widest"}
+
+
 class Lesson(NamedTuple):
     """What teachers say of a batch, which a loader gives beside x and y.
 
     scores: (teachers, batch, classes) logits; what is learnt is the mean of the teachers' probabilities.
     share: in [0, 1], of each loss that is learnt from them instead of the labels. temperature: as in `LossOptions`.
+    pupils: a key of `PUPILS`.
 
     Reference: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
     """
@@ -70,6 +76,7 @@ class Lesson(NamedTuple):
     scores: torch.Tensor
     share: float = 0.5
     temperature: float = 2.0
+    pupils: str = "all"
 
     def loss(self, logits: torch.Tensor) -> torch.Tensor:
         """Divergence from the teachers at the temperature, averaged over the batch, times temperature²."""
@@ -154,11 +161,11 @@ def width_losses(
             logits = net.from_stem(features, width, options.equilibrium)
         if autocast is not None:
             logits = [z.float() for z in logits]
-        teachers = [teacher] * net.depths
-        if teacher is None:  # the widest final exit teaches all others and learns from the labels alone
+        teachers, lessons = [teacher] * net.depths, [lesson if lesson and lesson.pupils == "all" else None] * net.depths
+        if teacher is None:  # the widest final exit teaches all others, and itself learns from labels or lessons
             teacher = logits[-1].detach()
-            teachers = [*[teacher] * (net.depths - 1), None]
-        terms = [_exit_loss(z, y, t, options, lesson) for z, t in zip(logits, teachers, strict=True)]
+            teachers, lessons[-1] = [*[teacher] * (net.depths - 1), None], lesson
+        terms = [_exit_loss(z, y, t, options, said) for z, t, said in zip(logits, teachers, lessons, strict=True)]
         yield WidthLoss(width, torch.stack([w * t for w, t in zip(weights, terms, strict=True)]).sum(), logits)
 
 

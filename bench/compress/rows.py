@@ -29,6 +29,13 @@ SEEDS_NOTE = "mean of {count} seeds, least and largest in brackets"
 CONTROLS = {"inplace": "in-place distillation alone", "labels": "neither"}  # of distillation
 EARLY_NOTE = "all from one checkpoint, after one epoch from labels"
 LATE_NOTE = "all from one checkpoint, of the supernet trained by labels to its end"
+GOALS, NONE = (0.5, 1.0), (None, None)  # over the controls
+DISTILLED = (  # jobs by way and ending, in words, and what it is to gain
+    ("taught", "", "distilled", EARLY_NOTE, GOALS),
+    ("mixed", "", "distilled, and in place", EARLY_NOTE, GOALS),
+    ("assisted", "", "the widest distilled, the others in place", EARLY_NOTE, GOALS),
+    ("taught", "-late", "distilled once trained", LATE_NOTE, NONE),
+)
 DECODING_MBS = 100.0
 LONGER = "fp32, trained on as long"
 TUNED_NOTE = "fine-tuned for {more} epochs after the fp32 network's {before}, which may gain what compression takes"
@@ -247,14 +254,14 @@ def _shapes(whole: Made, layers: Mapping[str, float]) -> list[tuple[int, int]]:
 def taught_rows(made: All, tell: Tell) -> list[Row]:
     """The narrowest width: learnt from larger networks, against in place alone, and against labels alone."""
     rows, narrow = [], min(made["cifar16"].bundle.manifest.widths)
-    for ending, note, goals in (("", EARLY_NOTE, (0.5, 1.0)), ("-late", LATE_NOTE, (None, None))):
-        one, when = made[f"cifar16-taught{ending}"], ", of a trained network" if ending else ""
-        for (way, over), goal in zip(CONTROLS.items(), goals, strict=True):
-            other = made[f"cifar16-{way}{ending}"]
+    for way, ending, how, note, goals in DISTILLED:
+        one = made[f"cifar16-{way}{ending}"]
+        for (against, over), goal in zip(CONTROLS.items(), goals, strict=True):
+            other = made[f"cifar16-{against}{ending}"]
             points, within = lost([one.final(narrow)], [other.final(narrow)])
-            control = {"taught": one.accuracy(narrow), way: other.accuracy(narrow)}
-            rows.append(Row(f"narrowest width, distilled, over {over}{when}", "ResNet-14, 16 channels", points,
-                            "points", None, goal, within, control, note))  # fmt: skip
+            control = {way: one.accuracy(narrow), against: other.accuracy(narrow)}
+            rows.append(Row(f"narrowest width, {how}, over {over}", "ResNet-14, 16 channels", points, "points", None,
+                            goal, within, control, note))  # fmt: skip
     return rows
 
 

@@ -65,9 +65,11 @@ class Taught:
     Scores of an epoch that was left in the middle are asked for again.
     """
 
-    def __init__(self, batches: Batches, teachers: Sequence[Teacher], share: float, temperature: float) -> None:
+    def __init__(
+        self, batches: Batches, teachers: Sequence[Teacher], share: float, temperature: float, pupils: str = "all"
+    ) -> None:
         self.without_lessons, self._teachers = batches, teachers
-        self._share, self._temperature = share, temperature
+        self._share, self._temperature, self._pupils = share, temperature, pupils
         self._identity = _identity(batches)
 
     def set_epoch(self, epoch: int) -> None:
@@ -83,7 +85,7 @@ class Taught:
             pairs = zip(self._teachers, kept, strict=True)
             said = [of.get(start, len(y)) if of.whole else of.add(teacher.ask(x)) for teacher, of in pairs]
             start += len(y)
-            yield x, y, Lesson(torch.stack(said), self._share, self._temperature)
+            yield x, y, Lesson(torch.stack(said), self._share, self._temperature, self._pupils)
         for of in kept:
             of.write()
 

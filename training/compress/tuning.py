@@ -9,7 +9,7 @@ from typing import Any
 from ..augment import Batches, make_augment
 from ..fit import FitOptions, Progress, Within, fit, fit_options
 from ..limits import settle
-from ..losses import LossOptions
+from ..losses import PUPILS, LossOptions
 from ..norms import recalibrate_bn
 from ..option_types import check_types
 from ..task import training_batches
@@ -27,12 +27,15 @@ class Tuning:
     changes: options of `fit` and of its loss, by name. epochs: 0 settles batch norms alone.
     teachers: checkpoints, bundles, ONNX classifiers, or "before", the network before the pass; their probabilities are
         averaged. distillation: share in [0, 1] of each loss that is learnt from them instead of the labels, at the
-        loss' `temperature`. augment: as for training, a key of `AUGMENTS`; None as the training had it.
+        loss' `temperature`. pupils: the exits that learn from them, "all" or the "widest" final one, from which
+        `inplace_distillation` lets the others learn. augment: as for training, a key of `AUGMENTS`; None as the
+        training had it.
     """
 
     epochs: int = 0
     teachers: tuple[str, ...] = ()
     distillation: float = 0.5
+    pupils: str = "all"
     augment: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -44,6 +47,8 @@ class Tuning:
             raise ValueError(f"epochs {self.epochs}: must be 0 or more")
         if not 0 <= self.distillation <= 1:
             raise ValueError(f"distillation {self.distillation}: must be in [0, 1]")
+        if self.pupils not in PUPILS:
+            raise ValueError(f"pupils {self.pupils!r}: must be one of {', '.join(PUPILS)}")
 
     def options(self, of: FitOptions) -> FitOptions:
         """What `fit` gets for a network that was trained by these options."""
@@ -116,4 +121,4 @@ class Workshop:
         caches = {teacher: self.folder if teacher == BEFORE else self.cache for teacher in tuning.teachers}
         bf16 = bool(options.autocast)
         teachers = [open_teacher(path, subject.about, caches[name], bf16) for name, path in paths.items()]
-        return Taught(loader, teachers, tuning.distillation, options.loss.temperature)
+        return Taught(loader, teachers, tuning.distillation, options.loss.temperature, tuning.pupils)

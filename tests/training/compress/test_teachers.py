@@ -69,6 +69,15 @@ def test_a_lesson_takes_its_share_of_every_width_and_exit() -> None:
     assert torch.equal(supernet_loss(net, x, y, lesson=lesson._replace(share=0.0)), supernet_loss(net, x, y))
 
 
+def test_a_lesson_for_the_widest_leaves_all_other_exits_to_it() -> None:
+    net = small_net(widths=(0.5, 1.0)).eval()
+    x, y = torch.randn(4, 1, 6, 6), torch.arange(4)
+    lesson, in_place = Lesson(torch.randn(1, 4, 4), 0.25, 2.0, "widest"), LossOptions(inplace_distillation=0.5)
+    final = net(x, 1.0)[-1]
+    moved = 0.25 * (lesson.loss(final) - torch.nn.functional.cross_entropy(final, y))
+    assert torch.isclose(supernet_loss(net, x, y, in_place, lesson=lesson), supernet_loss(net, x, y, in_place) + moved)
+
+
 def test_distillation_moves_the_pupil_towards_its_teacher(tmp_path: Path) -> None:
     """The teacher here answers always the same class, which no label would teach."""
 
