@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from ..job_bars import JobBars
+from ..jobs import Record
 from ..report import machine, print_rows, write_json
 from .jobs import Job, Made, read_made, run_jobs
 from .picture import draw
@@ -76,7 +77,14 @@ def _about(made: Made) -> dict[str, Any]:
         "bytes": made.size,
         "accuracy": {f"{width:g} {depth} {precision}": float(right.mean()) for (width, depth, precision), right in
                      made.right.items()},
-        "passes": [{key: one[key] for key in ("name", "seconds", "found")} | {
-            "coded_bytes": [one[when]["coded_bytes"] for when in ("before", "after")]}
-            for one in made.report.get("passes", [])],
+        "passes": [_about_pass(one) for one in made.report.get("passes", [])],
     }  # fmt: skip
+
+
+def _about_pass(one: Record) -> dict[str, Any]:
+    """Without where on this machine its teachers are."""
+    found = dict(one["found"])
+    if "teachers" in found:
+        found["teachers"] = [Path(teacher).name for teacher in found["teachers"]]
+    coded = [one[when]["coded_bytes"] for when in ("before", "after")]
+    return {"name": one["name"], "seconds": one["seconds"], "found": found, "coded_bytes": coded}

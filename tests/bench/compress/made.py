@@ -62,6 +62,7 @@ def _passes(job: Job) -> list[dict[str, Any]]:
         name: sum(p.weight.numel() for p in pair) / net.get_submodule(name).weight.numel()  # type: ignore[misc]
         for name, pair in pairs.items()
     }
-    found = {"layers": ratios, "macs_left": 0.5, "ranks": dict.fromkeys(layers, 8)}
+    teachers = [str(job.folder / f"{name}.pt") for name in job.work.teachers]
+    found = {"layers": ratios, "macs_left": 0.5, "ranks": dict.fromkeys(layers, 8), "teachers": teachers}
     sizes = {"coded_bytes": 1000}
     return [{"name": "any", "seconds": 1.0, "found": found, "before": sizes, "after": sizes}]

@@ -111,6 +111,7 @@ def test_every_row_of_every_study_and_the_picture(tmp_path: Path, monkeypatch: p
     figures = {(row["figure"], row["network"]) for row in result["rows"]}
     assert len(figures) >= 25
     assert (tmp_path / "c.png").stat().st_size > 10_000
+    assert str(tmp_path) not in (tmp_path / "c.json").read_text()  # as it is committed
 
 
 def test_a_study_without_a_curve_leaves_the_picture_alone(tmp_path: Path) -> None:
