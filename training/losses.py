@@ -21,7 +21,7 @@ class LossOptions:
     sandwich: how many widths between the widest and the narrowest a step draws; None takes all of them each time
         (sandwich rule; Yu & Huang, Universally Slimmable Networks, ICCV 2019).
     inplace_distillation: share in [0, 1] of each loss that is learnt from the widest final exit of the same step
-        instead of the labels; that exit itself always learns from the labels (same source).
+        instead of the labels; that exit itself learns from the labels (same source), or a `Lesson`.
     temperature: of that teacher; its term is scaled by temperature² (Hinton et al. 2015) and averaged per sample.
     equilibrium: gradient equilibrium between exits, see `Supernet.forward`.
     depth_weights: factor of each exit's loss, first exit first; None weighs all alike.
@@ -58,17 +58,14 @@ class LossOptions:
 PLAIN = LossOptions()
 
 
-# Which exits teachers teach. Those that only teach the widest leave the others to it, as in-place distillation does: it
-# is nearer to them (Mirzadeh et al., Improved Knowledge Distillation via Teacher Assistant, AAAI 2020).
-PUPILS = {"all": "every exit of every width", "widest": "the final exit of the widest"}
-
-
 class Lesson(NamedTuple):
     """What teachers say of a batch, which a loader gives beside x and y.
 
     scores: (teachers, batch, classes) logits; what is learnt is the mean of the teachers' probabilities.
     share: in [0, 1], of each loss that is learnt from them instead of the labels. temperature: as in `LossOptions`.
-    pupils: a key of `PUPILS`.
+    widest_only: only the widest final exit learns from them, the others from it, as far as in-place distillation lets
+        them: its scores are nearer to theirs (Mirzadeh et al., Improved Knowledge Distillation via Teacher Assistant,
+        AAAI 2020).
 
     Reference: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
     """
@@ -76,7 +73,7 @@ class Lesson(NamedTuple):
     scores: torch.Tensor
     share: float = 0.5
     temperature: float = 2.0
-    pupils: str = "all"
+    widest_only: bool = False
 
     def loss(self, logits: torch.Tensor) -> torch.Tensor:
         """Divergence from the teachers at the temperature, averaged over the batch, times temperature²."""
@@ -161,7 +158,8 @@ def width_losses(
             logits = net.from_stem(features, width, options.equilibrium)
         if autocast is not None:
             logits = [z.float() for z in logits]
-        teachers, lessons = [teacher] * net.depths, [lesson if lesson and lesson.pupils == "all" else None] * net.depths
+        teachers = [teacher] * net.depths
+        lessons = [None if lesson is None or lesson.widest_only else lesson] * net.depths
         if teacher is None:  # the widest final exit teaches all others, and itself learns from labels or lessons
             teacher = logits[-1].detach()
             teachers, lessons[-1] = [*[teacher] * (net.depths - 1), None], lesson

@@ -29,12 +29,12 @@ SEEDS_NOTE = "mean of {count} seeds, least and largest in brackets"
 CONTROLS = {"inplace": "in-place distillation alone", "labels": "neither"}  # of distillation
 EARLY_NOTE = "all from one checkpoint, after one epoch from labels"
 LATE_NOTE = "all from one checkpoint, of the supernet trained by labels to its end"
-GOALS, NONE = (0.5, 1.0), (None, None)  # over the controls
-DISTILLED = (  # jobs by way and ending, in words, and what it is to gain
+GOALS, NO_GOALS = (0.5, 1.0), (None, None)  # over the controls
+DISTILLED = (  # way and ending of a job, in words, a note, and what it is to gain
     ("taught", "", "distilled", EARLY_NOTE, GOALS),
     ("mixed", "", "distilled, and in place", EARLY_NOTE, GOALS),
     ("assisted", "", "the widest distilled, the others in place", EARLY_NOTE, GOALS),
-    ("taught", "-late", "distilled once trained", LATE_NOTE, NONE),
+    ("taught", "-late", "distilled once trained", LATE_NOTE, NO_GOALS),
 )
 DECODING_MBS = 100.0
 LONGER = "fp32, trained on as long"
@@ -73,7 +73,7 @@ def lenets_rows(made: All, tell: Tell) -> list[Row]:
         points, within = lost([d.final() for d in dense], [c.final() for c in coded])
         accuracies = {"fp32": [d.accuracy() for d in dense], "coded": [c.accuracy() for c in coded]}
         note = f"{note}; {tuned_note(dense[0], coded[0])}"
-        rows.append(Row("accuracy that loses", title, points, "points", 0.5, None, within, accuracies, note))
+        rows.append(Row("accuracy lost", title, points, "points", 0.5, None, within, accuracies, note))
     return [*rows, *_stack_rows(made), *_decoding_rows(made)]
 
 
@@ -134,7 +134,7 @@ def supernets_rows(made: All, tell: Tell) -> list[Row]:
         for width in sorted(dense.bundle.manifest.widths, reverse=True):
             points, within = lost([dense.final(width)], [coded.final(width)])
             accuracies = {"fp32": dense.accuracy(width), "coded": coded.accuracy(width)}
-            rows.append(Row(f"accuracy that loses, width {width:g}", name, points, "points", most, None, within,
+            rows.append(Row(f"accuracy lost, width {width:g}", name, points, "points", most, None, within,
                             accuracies, tuned_note(dense, coded)))  # fmt: skip
     return [*rows, *_decoding_rows(made)]
 
@@ -164,7 +164,7 @@ def channels_rows(made: All, tell: Tell) -> list[Row]:
     points, within = lost([whole.final()], [pruned.final()])
     rows = [
         Row("MACs left by channel pruning", network, macs, "×", 0.5),
-        Row("accuracy that channel pruning loses", network, points, "points", 1.0, None, within,
+        Row("accuracy lost by channel pruning", network, points, "points", 1.0, None, within,
             {"whole": whole.accuracy(), "pruned": pruned.accuracy()}, tuned_note(whole, pruned)),
     ]  # fmt: skip
     times = _times({"whole": whole, "again": whole, "pruned": pruned, "supernet": supernet}, tell)
@@ -201,8 +201,8 @@ def bits_rows(made: All, tell: Tell) -> list[Row]:
     network, whole, aware, binary = "ResNet-14, 64 channels", made["plain"], made["plain-int8"], made["plain-binary"]
     rows = []
     for figure, one, goal in (
-        ("accuracy that int8 after training loses", whole, None),
-        ("accuracy that int8 trained for loses", aware, 0.2),
+        ("accuracy lost by int8 after training", whole, None),
+        ("accuracy lost by int8 that was trained for", aware, 0.2),
     ):
         points, within = lost([whole.final()], [one.final(precision="int8")])
         control = {"fp32": whole.accuracy(), "itself, in fp32": one.accuracy()}
@@ -210,7 +210,7 @@ def bits_rows(made: All, tell: Tell) -> list[Row]:
         rows.append(Row(figure, network, points, "points", goal, None, within, control, note))
     points, within = lost([whole.final()], [binary.final()])
     control = {"fp32": whole.accuracy(), "binary": binary.accuracy(), LONGER: made["plain-longer"].accuracy()}
-    rows.append(Row("accuracy that binary weights lose", network, points, "points", 2.0, None, within, control,
+    rows.append(Row("accuracy lost by binary weights", network, points, "points", 2.0, None, within, control,
                     tuned_note(whole, binary)))  # fmt: skip
     names = [f"{layer}.weight" for layer in binary.report["passes"][0]["found"]["layers"]]
     weights = {name: binary.bundle.weights[name] for name in names}
@@ -235,12 +235,12 @@ def factors_rows(made: All, tell: Tell) -> list[Row]:
     apart_points, apart_within = lost([whole.final()], [apart.final()])
     return [
         Row("MACs left in low-rank layers", network, found["macs_left"], "×", 0.5),
-        Row("accuracy that low rank loses", network, points, "points", 0.5, None, within,
+        Row("accuracy lost by low rank", network, points, "points", 0.5, None, within,
             {"whole": whole.accuracy(), "low_rank": thin.accuracy(), LONGER: longer, "ranks": found["ranks"]},
             tuned_note(whole, thin)),
         Row("separable layers' weights, off 1/N + 1/k² by", network, 100 * off, "%", 1.0),
         Row("MACs left by separable layers, whole network", network, _final(apart).macs / _final(whole).macs, "×"),
-        Row("accuracy that separable layers lose", network, apart_points, "points", None, None, apart_within,
+        Row("accuracy lost by separable layers", network, apart_points, "points", None, None, apart_within,
             {"whole": whole.accuracy(), "separable": apart.accuracy(), LONGER: longer}, tuned_note(whole, apart)),
     ]  # fmt: skip
 

@@ -31,7 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "inplace": {"teachers": ["before"], "distillation": 0.0, "inplace_distillation": 0.5},
     "taught": {},
 }
-BOTH: dict[str, dict[str, Any]] = {  # teachers, and in-place distillation
+COMBINED: dict[str, dict[str, Any]] = {  # teachers and in-place distillation together
     "assisted": {"pupils": "widest", "inplace_distillation": 0.5},
     "mixed": {"distillation": 0.4, "inplace_distillation": 0.5},
 }
@@ -159,10 +159,10 @@ def factors(data: str, folder: Path) -> list[Job]:
 
 def taught(data: str, folder: Path) -> list[Job]:
     """The supernet of 16 channels, from its second epoch on and once it is trained: by labels, in place, and by two
-    larger networks; from its second epoch on also by these in both ways."""
+    larger networks; from its second epoch on also by these and in place together."""
     begun = Job("cifar16-begun", Training(small_task(data), small_options(epochs=1)), data, folder)
     jobs = [plain(data, folder), plain(data, folder, 0.75), begun, supernets(data, folder)[0]]
-    for way, change in (WAYS | BOTH).items():
+    for way, change in (WAYS | COMBINED).items():
         early = Compression("cifar16-begun", "taught", {0: {"seed": 0}, 1: change}, teachers=TEACHERS)
         jobs.append(Job(f"cifar16-{way}", early, data, folder))
     for way, change in WAYS.items():

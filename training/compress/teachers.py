@@ -66,10 +66,10 @@ class Taught:
     """
 
     def __init__(
-        self, batches: Batches, teachers: Sequence[Teacher], share: float, temperature: float, pupils: str = "all"
+        self, batches: Batches, teachers: Sequence[Teacher], share: float, temperature: float, widest_only: bool = False
     ) -> None:
         self.without_lessons, self._teachers = batches, teachers
-        self._share, self._temperature, self._pupils = share, temperature, pupils
+        self._share, self._temperature, self._widest_only = share, temperature, widest_only
         self._identity = _identity(batches)
 
     def set_epoch(self, epoch: int) -> None:
@@ -85,7 +85,7 @@ class Taught:
             pairs = zip(self._teachers, kept, strict=True)
             said = [of.get(start, len(y)) if of.whole else of.add(teacher.ask(x)) for teacher, of in pairs]
             start += len(y)
-            yield x, y, Lesson(torch.stack(said), self._share, self._temperature, self._pupils)
+            yield x, y, Lesson(torch.stack(said), self._share, self._temperature, self._widest_only)
         for of in kept:
             of.write()
 

@@ -9,13 +9,14 @@ from typing import Any
 from ..augment import Batches, make_augment
 from ..fit import FitOptions, Progress, Within, fit, fit_options
 from ..limits import settle
-from ..losses import PUPILS, LossOptions
+from ..losses import LossOptions
 from ..norms import recalibrate_bn
 from ..option_types import check_types
 from ..task import training_batches
 from .subject import Subject, fit_settings
 from .teachers import Taught, open_teacher
 
+PUPILS = ("all", "widest")
 BEFORE = "before"  # as a teacher: the network as it was before the pass
 LR_SHARE = 0.1  # of the training's learning rate, unless told otherwise
 
@@ -27,9 +28,9 @@ class Tuning:
     changes: options of `fit` and of its loss, by name. epochs: 0 settles batch norms alone.
     teachers: checkpoints, bundles, ONNX classifiers, or "before", the network before the pass; their probabilities are
         averaged. distillation: share in [0, 1] of each loss that is learnt from them instead of the labels, at the
-        loss' `temperature`. pupils: the exits that learn from them, "all" or the "widest" final one, from which
-        `inplace_distillation` lets the others learn. augment: as for training, a key of `AUGMENTS`; None as the
-        training had it.
+        loss' `temperature`. pupils: who does, "all" exits or the "widest" final one alone, from which the others learn
+        by `inplace_distillation`, which is to be among `changes`. augment: as for training, a key of `AUGMENTS`; None
+        as the training had it.
     """
 
     epochs: int = 0
@@ -49,6 +50,8 @@ class Tuning:
             raise ValueError(f"distillation {self.distillation}: must be in [0, 1]")
         if self.pupils not in PUPILS:
             raise ValueError(f"pupils {self.pupils!r}: must be one of {', '.join(PUPILS)}")
+        if self.pupils == "widest" and not self.changes.get("inplace_distillation"):
+            raise ValueError("pupils 'widest': give inplace_distillation above 0 too, by which others learn from it")
 
     def options(self, of: FitOptions) -> FitOptions:
         """What `fit` gets for a network that was trained by these options."""
@@ -121,4 +124,4 @@ class Workshop:
         caches = {teacher: self.folder if teacher == BEFORE else self.cache for teacher in tuning.teachers}
         bf16 = bool(options.autocast)
         teachers = [open_teacher(path, subject.about, caches[name], bf16) for name, path in paths.items()]
-        return Taught(loader, teachers, tuning.distillation, options.loss.temperature, tuning.pupils)
+        return Taught(loader, teachers, tuning.distillation, options.loss.temperature, tuning.pupils == "widest")

@@ -51,6 +51,7 @@ def test_a_pass_gets_its_options_and_those_of_tune_that_it_does_not_say_itself(t
         ('[[pass]]\nname = "distill"\naugment = "cifra"', "no augmentation 'cifra'.*did you mean 'cifar'"),
         ('[[pass]]\nname = "distill"\ndistillation = "x"', "distillation 'x': must be a number"),
         ('[[pass]]\nname = "distill"\npupils = "narrow"', "pupils 'narrow': must be one of all, widest"),
+        ('[[pass]]\nname = "distill"\npupils = "widest"', "pupils 'widest': give inplace_distillation above 0 too"),
         ('pass = ["quantize"]', "pass 1: has no name"),
         ("", "has no passes"),
         ("[[pass", "not TOML"),

@@ -72,7 +72,7 @@ def test_a_lesson_takes_its_share_of_every_width_and_exit() -> None:
 def test_a_lesson_for_the_widest_leaves_all_other_exits_to_it() -> None:
     net = small_net(widths=(0.5, 1.0)).eval()
     x, y = torch.randn(4, 1, 6, 6), torch.arange(4)
-    lesson, in_place = Lesson(torch.randn(1, 4, 4), 0.25, 2.0, "widest"), LossOptions(inplace_distillation=0.5)
+    lesson, in_place = Lesson(torch.randn(1, 4, 4), 0.25, 2.0, widest_only=True), LossOptions(inplace_distillation=0.5)
     final = net(x, 1.0)[-1]
     moved = 0.25 * (lesson.loss(final) - torch.nn.functional.cross_entropy(final, y))
     assert torch.isclose(supernet_loss(net, x, y, in_place, lesson=lesson), supernet_loss(net, x, y, in_place) + moved)
@@ -94,6 +94,17 @@ def test_distillation_moves_the_pupil_towards_its_teacher(tmp_path: Path) -> Non
         tmp_path, {"name": "distill", "teachers": [str(tmp_path / "c.onnx")], "distillation": 1.0, "epochs": 2}, lr=0.05
     )
     assert all(point["accuracy"] < 0.2 for point in report["after"]["points"] if point["depth"] == 2)
+
+
+def test_a_pass_for_the_widest_alone_gives_lessons_for_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, loss = list[bool](), Lesson.loss
+    monkeypatch.setattr(Lesson, "loss", lambda lesson, logits: seen.append(lesson.widest_only) or loss(lesson, logits))
+    told = {"teachers": ["before"], "pupils": "widest", "inplace_distillation": 0.5, "epochs": 1}
+    run(tmp_path, {"name": "distill", **told})
+    assert len(seen) == len(training_batches(subject().about, subject().data, 0))  # one exit of each batch
+    assert all(seen)
 
 
 @pytest.mark.parametrize(
