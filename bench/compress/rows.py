@@ -117,14 +117,16 @@ def _decoding_rows(made: All) -> list[Row]:
 def supernets_rows(made: All, tell: Tell) -> list[Row]:
     """One coded bundle of every width and exit against fp32 files, and what each width's final exit loses."""
     rows = []
-    for name, against, goal, most in (
-        ("cifar16", "four", 10.0, 0.5),
-        ("cifar64", "four", 20.0, 0.5),
-        ("clothes", "one", 6.0, 1.0),
+    for source, ending, against, goal, most in (
+        ("cifar16", "coded", "four", 10.0, 0.5),
+        ("cifar64", "coded", "four", 20.0, 0.5),
+        ("clothes", "coded", "one", 6.0, 1.0),
+        ("clothes", "skip", "one", None, None),
     ):
-        if f"{name}-coded" not in made:
+        if f"{source}-{ending}" not in made:
             continue
-        dense, coded = made[name], made[f"{name}-coded"]
+        dense, coded = made[source], made[f"{source}-{ending}"]
+        name = source if ending == "coded" else f"{source}, depthwise layers unpruned"
         files = separate_bytes(dense)
         whole = sum(files.values()) if against == "four" else files[1.0]
         control = {"fp32_files": files, "fp32_supernet": dense.size, "coded": coded.size}
