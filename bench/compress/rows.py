@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -116,18 +116,16 @@ def _decoding_rows(made: All) -> list[Row]:
 
 def supernets_rows(made: All, tell: Tell) -> list[Row]:
     """One coded bundle of every width and exit against fp32 files, and what each width's final exit loses."""
-    rows = []
-    for source, ending, against, goal, most in (
-        ("cifar16", "coded", "four", 10.0, 0.5),
-        ("cifar64", "coded", "four", 20.0, 0.5),
-        ("clothes", "coded", "one", 6.0, 1.0),
-        ("clothes", "skip", "one", None, None),
+    rows, sizes = [], cache(lambda source: separate_bytes(made[source]))
+    for source, job, name, against, goal, most in (
+        ("cifar16", "cifar16-coded", "cifar16", "four", 10.0, 0.5),
+        ("cifar64", "cifar64-coded", "cifar64", "four", 20.0, 0.5),
+        ("clothes", "clothes-coded", "clothes", "one", 6.0, 1.0),
+        ("clothes", "clothes-skip", "clothes, depthwise layers unpruned", "one", None, None),
     ):
-        if f"{source}-{ending}" not in made:
+        if job not in made:
             continue
-        dense, coded = made[source], made[f"{source}-{ending}"]
-        name = source if ending == "coded" else f"{source}, depthwise layers unpruned"
-        files = separate_bytes(dense)
+        dense, coded, files = made[source], made[job], sizes(source)
         whole = sum(files.values()) if against == "four" else files[1.0]
         control = {"fp32_files": files, "fp32_supernet": dense.size, "coded": coded.size}
         figure = f"{against} fp32 networks' files over the coded bundle" if against == "four" else (
